@@ -65,7 +65,7 @@ def test_a_folder(shared: RunningDaemon, tmp_path: Path) -> None:
 def test_an_address(shared: RunningDaemon) -> None:
     done = shared.ctl("transcribe", "https://example.org/a.mp3")
     assert done.status == 4
-    assert "https://example.org/a.mp3 is an address" in done.err and "curl" in done.err
+    assert "https://example.org/a.mp3 is a URL" in done.err and "curl" in done.err
 
 
 @posix

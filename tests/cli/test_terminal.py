@@ -186,7 +186,7 @@ def test_before_all_texts_are_erased_a_person_is_asked(
     shared: RunningDaemon, answer: str, status: int, said: str
 ) -> None:
     terminal = Terminal(shared, 80, "jobs", "clear", "--purge", "--older-than", "900d", with_stdin=True)
-    terminal.read_until("Erase all stored transcripts that are older than this? [y/N] ")
+    terminal.read_until("Erase all stored transcripts older than that? [y/N] ")
     terminal.type(f"{answer}\n")
     assert terminal.finish() == status
     assert said in terminal.written

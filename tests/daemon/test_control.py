@@ -231,7 +231,7 @@ def test_the_log_of_another_daemon(daemon: RunningDaemon, unstarted: RunningDaem
     daemon.ctl("daemon", "stop")
     done = unstarted.ctl("daemon", "logs", "--socket", daemon.socket, "--json")
     assert done.json["path"] == str(unstarted.folder / "state" / "daemon.log")
-    assert f"No daemon answers on {daemon.socket}; this is {done.json['path']}." in done.err
+    assert f"No daemon answers on {daemon.socket}; printing {done.json['path']}." in done.err
 
 
 def test_the_log_as_it_grows(daemon: RunningDaemon) -> None:

@@ -85,7 +85,7 @@ def test_what_needs_a_restart_is_told(daemon: RunningDaemon) -> None:
     with RawClient(daemon) as client:
         assert client.request("daemon.reload")["restart_needed"] == ["decoder.processes"]
         assert client.request("daemon.reload")["restart_needed"] == ["decoder.processes"]
-    assert "decoder.processes will hold after" in daemon.ctl("daemon", "reload").out
+    assert "decoder.processes will take effect after" in daemon.ctl("daemon", "reload").out
     daemon.settings("")
     assert "daemon restart" not in daemon.ctl("daemon", "reload").out
 

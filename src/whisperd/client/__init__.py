@@ -1,6 +1,7 @@
-"""Clients of the daemon: synchronous and asynchronous. Imports `rpc`, the small things beside the rooms, to
-start a daemon `service_manager`, and as little as it can: the command line starts through here, and nobody
-should wait for it.
+"""Clients of the daemon: synchronous and asynchronous.
+
+Imports `rpc`, the small modules outside the rooms, and `service_manager` only to start a daemon. It imports
+as little as possible, because the command line starts through here and must start quickly.
 """
 
 from __future__ import annotations

@@ -45,16 +45,16 @@ __all__ = ["AsyncClient", "aconnect"]
 Map = dict[str, Any]
 
 CLEAN_UP_TIMEOUT_S = 5.0
-"""A daemon that does not answer may not keep a cancelled task from ending."""
+"""The limit for cleaning up, so that an unresponsive daemon cannot keep a cancelled task from ending."""
 
 
 @asynccontextmanager
 async def aconnect(
     socket: str | None = None, *, start: bool = True, profile: str | None = None
 ) -> AsyncIterator[AsyncClient]:
-    """Connect to the user's daemon, which is started if none runs and `start` allows it.
+    """Connect to the user's daemon, and start it if none is running and `start` is true.
 
-    As `connect`. Jobs that were not detached are cancelled when the block ends.
+    Takes the same arguments as `connect`. Jobs that are not detached are cancelled when the block ends.
     """
     path = socket_path(socket)
     async with AsyncExitStack() as stack:
@@ -63,7 +63,7 @@ async def aconnect(
         except WhisperdError as error:
             if not (start and error.code == "daemon.connection_lost"):
                 raise
-            # That one was just ending: another is started.
+            # That daemon was just ending: start another one.
             client = await stack.enter_async_context(_greeted(path, start=start, profile=profile))
         yield client
 
@@ -89,20 +89,20 @@ async def _greeted(path: str, *, start: bool, profile: str | None) -> AsyncItera
 
 
 class AsyncClient(Nouns[Awaitable[Map], Awaitable[list[Map]]]):
-    """A connection to the daemon; any number of tasks may use it at once. Made by `aconnect`."""
+    """A connection to the daemon, created by `aconnect`. Any number of tasks may use it at once."""
 
     _peer: Peer
 
     def __init__(self) -> None:
         super().__init__(self.request)
         self.server: Map = {}
-        """What the daemon said of itself: its `version`, and the `protocol` that it speaks."""
+        """The daemon's `version` and `protocol`, from its greeting."""
         self._listeners: dict[int, MemoryObjectSendStream[Map]] = {}
         self._numbers = count(1)
         self._reason: WhisperdError | None = None
 
     async def request(self, method: str, **params: Any) -> Any:
-        """Ask for any method of the wire. Raises `WhisperdError`."""
+        """Call any method of the wire protocol. Raises `WhisperdError`."""
         try:
             return await self._peer.request(method, params)
         except PeerClosed:
@@ -121,28 +121,28 @@ class AsyncClient(Nouns[Awaitable[Map], Awaitable[list[Map]]]):
     def transcribe(
         self, input: Input, *, stream: bool = False, **options: Unpack[JobOptions]
     ) -> Coroutine[Any, Any, Transcript] | AsyncGenerator[Segment, None]:
-        """Transcribe: to be awaited, or with `stream` to be iterated with `async for`.
+        """Transcribe: await the result, or with `stream` iterate over it with `async for`.
 
-        As `Client.transcribe`. Cancelling the task that waits cancels the job, and so does leaving the
-        iteration early: at once with `contextlib.aclosing`, else when the iterator is collected.
+        Works like `Client.transcribe`. Cancelling the waiting task cancels the job, and so does leaving the
+        iteration early: at once with `contextlib.aclosing`, otherwise when the iterator is garbage-collected.
         """
         return self._segments(input, options) if stream else self._transcript(input, options)
 
     async def submit(self, input: Input, *, detach: bool = False, **options: Unpack[JobOptions]) -> str:
-        """Begin a job and return its id. It is cancelled when this connection ends, unless detached."""
+        """Submit a job and return its id. It is cancelled when this connection ends, unless detached."""
         source = await self._input(input)
         try:
             return await self._begin(source, options, detach=detach)
         except BaseException:
             if "upload" in source:
-                await self._quietly("uploads.delete", id=source["upload"])
+                await self._request_quietly("uploads.delete", id=source["upload"])
             raise
 
     @asynccontextmanager
     async def dictate(self, **options: Unpack[JobOptions]) -> AsyncIterator[AsyncDictation]:
-        """Transcribe what is being spoken: push it in one task, and iterate in another.
+        """Transcribe live speech: push audio in one task, and iterate over the events in another.
 
-        Use it with `async with`; as `Client.dictate`. Leaving the block before the end cancels the job.
+        Use it with `async with`, like `Client.dictate`. Leaving the block before the end cancels the job.
         """
         from whisperd.client.dictation import AsyncDictation
 
@@ -151,13 +151,13 @@ class AsyncClient(Nouns[Awaitable[Map], Awaitable[list[Map]]]):
             yield dictation
         finally:
             if not dictation.is_over:
-                await self._quietly("jobs.cancel", id=dictation.id)
+                await self._request_quietly("jobs.cancel", id=dictation.id)
 
     async def follow(self, job: str) -> AsyncGenerator[Map, None]:
-        """The events of a job, from its beginning to its end."""
+        """Yield the events of a job, from its beginning to its end."""
         send, receive = anyio.create_memory_object_stream[Map](math.inf)
         number = next(self._numbers)
-        call = {"method": "event", "args": [number]}  # so that its events are told from all others
+        call = {"method": "event", "args": [number]}  # the number identifies this subscription's events
         with send, receive:
             self._listeners[number] = send
             subscription = None
@@ -171,10 +171,10 @@ class AsyncClient(Nouns[Awaitable[Map], Awaitable[list[Map]]]):
             finally:
                 del self._listeners[number]
                 if subscription is not None:
-                    await self._quietly("events.unsubscribe", subscription=subscription)
+                    await self._request_quietly("events.unsubscribe", subscription=subscription)
 
     async def _on_notification(self, method: str, params: list[Any]) -> None:
-        """Pass an event on to who follows its job."""
+        """Pass an event on to the subscription that it belongs to."""
         match method, params:
             case "event", [number, [event]] if number in self._listeners:
                 self._listeners[number].send_nowait(event)
@@ -182,15 +182,15 @@ class AsyncClient(Nouns[Awaitable[Map], Awaitable[list[Map]]]):
                 self._reason = WhisperdError.from_wire(error)
 
     async def _end_events_with_connection(self) -> None:
-        """Once the daemon is gone, nobody waits for its events any more."""
+        """When the connection ends, end every iteration over events."""
         await self._peer.closed.wait()
         for listener in self._listeners.values():
             listener.close()
 
     async def _end_with_silence(self, stream: ByteStream) -> None:
-        """Hang up on a daemon that says nothing while it is listened to, not even that it is there.
+        """Disconnect from a daemon that sends nothing while it is awaited, not even an answer to a ping.
 
-        Time in which this program itself stood still is not counted: it may have been spoken to.
+        Time in which this program itself was suspended does not count: messages may be waiting to be read.
         """
         silent_s, heard = 0.0, self._peer.heard
         async with open_task_group() as tasks:
@@ -212,7 +212,7 @@ class AsyncClient(Nouns[Awaitable[Map], Awaitable[list[Map]]]):
         try:
             return Transcript.from_wire(await self.jobs.wait(job))
         except anyio.get_cancelled_exc_class():
-            await self._quietly("jobs.cancel", id=job)
+            await self._request_quietly("jobs.cancel", id=job)
             raise
 
     async def _segments(self, input: Input, options: JobOptions) -> AsyncGenerator[Segment, None]:
@@ -228,17 +228,17 @@ class AsyncClient(Nouns[Awaitable[Map], Awaitable[list[Map]]]):
                 yield segment
         finally:
             if not has_ended:
-                await self._quietly("jobs.cancel", id=job)
+                await self._request_quietly("jobs.cancel", id=job)
 
     async def _begin(self, source: Map, options: JobOptions, *, detach: bool = False) -> str:
-        """Begin a job; its id."""
+        """Submit a job and return its id."""
         answer = self.jobs.submit(source, option_params(options), detach=detach)
         return await self._begun(answer, "jobs.cancel")
 
     async def _begun(self, answer: Awaitable[Map], undo: str) -> str:
-        """The id of a job or an upload, told in any case: who is cancelled meanwhile can cancel it.
+        """Return the id of a job or an upload, even if cancelled meanwhile, so that the caller can undo it.
 
-        But for asyncio's own `Task.cancel`, which minds no shield: then the method `undo` does so here.
+        asyncio's own `Task.cancel` ignores shields: in that case, call the method `undo` here.
         """
         begun: Map = {}
 
@@ -251,21 +251,21 @@ class AsyncClient(Nouns[Awaitable[Map], Awaitable[list[Map]]]):
                 async with open_task_group() as tasks:
                     tasks.start_soon(take)
         except WhisperdError:
-            await checkpoint_if_cancelled()  # perhaps the connection was given up as well
+            await checkpoint_if_cancelled()  # the connection may have been cancelled as well
             raise
         except anyio.get_cancelled_exc_class():
-            if begun:  # else that was cancelled in the same way, as at the end of `asyncio.run`
-                await self._quietly(undo, id=str(begun["id"]))
+            if begun:  # else `take` was cancelled in the same way, as at the end of `asyncio.run`
+                await self._request_quietly(undo, id=str(begun["id"]))
             raise
         return str(begun["id"])
 
     async def _is_last(self, event: Map, job: str) -> bool:
-        if event["type"] == "events.missed":  # among them may be the last
+        if event["type"] == "events.missed":  # the last event may be among them
             return is_over(await self.jobs.show(job))
         return end_of_job(event)
 
-    async def _quietly(self, method: str, **params: Any) -> None:
-        """Ask for something on the way out: if there is nobody to ask any more, it is done already."""
+    async def _request_quietly(self, method: str, **params: Any) -> None:
+        """Send a cleanup request and ignore errors: without a daemon, there is nothing left to clean up."""
         with anyio.move_on_after(CLEAN_UP_TIMEOUT_S, shield=True):
             with suppress(WhisperdError):
                 await self.request(method, **params)
@@ -274,7 +274,7 @@ class AsyncClient(Nouns[Awaitable[Map], Awaitable[list[Map]]]):
         return self._reason or lost()
 
     async def _input(self, input: Input) -> Map:
-        # A pipe or a disk may keep a thread waiting for ever; nobody has to wait for the thread.
+        # A pipe or a disk may block a thread forever: abandon the thread when cancelled.
         if await to_thread.run_sync(is_path, input, abandon_on_cancel=True):
             return input_params(input)  # type: ignore[arg-type]
         upload = await self._begun(self.request("uploads.create"), "uploads.delete")
@@ -283,7 +283,7 @@ class AsyncClient(Nouns[Awaitable[Map], Awaitable[list[Map]]]):
             while piece := await to_thread.run_sync(_next_piece, remaining, abandon_on_cancel=True):
                 await self.request("uploads.append", id=upload, data=piece)
         except BaseException:
-            await self._quietly("uploads.delete", id=upload)
+            await self._request_quietly("uploads.delete", id=upload)
             raise
         return {"upload": upload}
 

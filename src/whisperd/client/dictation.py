@@ -1,4 +1,4 @@
-"""Live transcription from a client: audio in as it is spoken, events out as it is understood."""
+"""Live transcription from a client: audio goes in as it is spoken, events come out as it is recognised."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 __all__ = ["AsyncDictation", "Dictation"]
 
 PUSH_BYTES = 32_000
-"""What is sent in one piece: a second. The daemon takes up to ten."""
+"""The size of one message: a second of audio. The daemon accepts up to ten seconds."""
 LAST_WORDS_TIMEOUT_S = 5.0
-"""How long a thread that is woken may take to hear why, before its connection is closed."""
+"""How long a thread that uses a connection may take to receive its error, before the connection is closed."""
 
 
 class Dictation:
-    """A live job, made by `Client.dictate`. Use it as a context manager.
+    """A live job, created by `Client.dictate`. Use it as a context manager.
 
-    One thread may `push` and `finish` while another one iterates over the events and takes the `result`: each
-    side has a connection of its own. Leaving the block before the end cancels the job; what other threads
-    are in ends with an error, or for an iteration with its end.
+    One thread may `push` and `finish` while another iterates over the events and takes the `result`: each
+    side has its own connection. Leaving the block before the end cancels the job; calls that other threads
+    are in then raise an error, and iterations end.
     """
 
     def __init__(self, connect: Callable[[], Client], options: JobOptions) -> None:
@@ -45,7 +45,7 @@ class Dictation:
         self._is_closed = False
         try:
             self.listening = connect()
-            """The connection on which events come: for the thread that iterates."""
+            """The connection that receives events: for the thread that iterates."""
             self.id = str(self._speaking.jobs.submit({"stream": True}, option_params(options))["id"])
         except BaseException:
             self._close()
@@ -57,7 +57,7 @@ class Dictation:
     def __exit__(self, *_: object) -> None:
         try:
             if not self._is_over:
-                # On a connection that no thread uses: both sides hear of it and stop waiting.
+                # On a separate connection: the threads that use the others are notified and stop waiting.
                 with suppress(WhisperdError), self._connect() as client:
                     client.jobs.cancel(self.id)
         finally:
@@ -66,20 +66,20 @@ class Dictation:
     def push(self, pcm: Samples) -> None:
         """Send audio: 16 kHz, one channel, signed 16-bit little-endian, in pieces of any size.
 
-        Waits while the daemon has half a minute of it that it could not listen to yet. Raises
-        `WhisperdError`: the job's error, if it is over.
+        Waits while the daemon has half a minute of unprocessed audio. Raises `WhisperdError`: the job's
+        error, if it is over.
         """
         for piece in _pieces(pcm):
             with self._speaks:
                 self._speaking.jobs.push(self.id, piece)
 
     def finish(self) -> None:
-        """Nothing more is spoken: what is open is transcribed, and the job ends."""
+        """End the audio: the rest is transcribed, and the job ends."""
         with self._speaks:
             self._speaking.jobs.finish(self.id)
 
     def __iter__(self) -> Generator[Map, None, None]:
-        """The events of the job, to its end: `transcription.partial`, `transcription.segment`, …"""
+        """Yield the events of the job until its end: `transcription.partial`, `transcription.segment`, …"""
         events = self.listening.follow(self.id)
         while (event := self._next(events)) is not None:
             self._is_over = self._is_over or end_of_job(event)
@@ -95,7 +95,7 @@ class Dictation:
             raise
 
     def result(self) -> Transcript:
-        """Wait for the end. Raises the job's error."""
+        """Wait for the end and return the transcript. Raises the job's error."""
         with self._listens:
             transcript = Transcript.from_wire(self.listening.jobs.wait(self.id))
         self._is_over = True
@@ -109,9 +109,9 @@ class Dictation:
 
 
 class AsyncDictation:
-    """A live job, in the block of `AsyncClient.dictate`.
+    """A live job, created by `AsyncClient.dictate`.
 
-    One task may `push` and `finish` while another one iterates.
+    One task may `push` and `finish` while another iterates.
     """
 
     def __init__(self, client: AsyncClient, job: str) -> None:
@@ -120,23 +120,23 @@ class AsyncDictation:
         self.is_over = False
 
     async def push(self, pcm: Samples) -> None:
-        """As `Dictation.push`."""
+        """Send audio, like `Dictation.push`."""
         for piece in _pieces(pcm):
             await self._client.jobs.push(self.id, piece)
 
     async def finish(self) -> None:
-        """As `Dictation.finish`."""
+        """End the audio, like `Dictation.finish`."""
         await self._client.jobs.finish(self.id)
 
     async def __aiter__(self) -> AsyncGenerator[Map, None]:
-        """As that of `Dictation`."""
+        """Yield the events of the job until its end, like `Dictation`."""
         async with aclosing(self._client.follow(self.id)) as events:
             async for event in events:
                 self.is_over = self.is_over or end_of_job(event)
                 yield event
 
     async def result(self) -> Transcript:
-        """As `Dictation.result`."""
+        """Wait for the end and return the transcript, like `Dictation.result`."""
         transcript = Transcript.from_wire(await self._client.jobs.wait(self.id))
         self.is_over = True
         return transcript

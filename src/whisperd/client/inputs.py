@@ -1,4 +1,4 @@
-"""What a client asks for, as it travels on the wire."""
+"""Conversion of a client's arguments to parameters of the wire protocol."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from typing import IO, Any, Protocol, TypeGuard
 
     class Readable(Protocol):
-        """What `open(path, "rb")` returns, and whatever else can be read like it."""
+        """A binary file such as `open(path, "rb")` returns, or anything with the same `read`."""
 
         def read(self, count: int, /) -> bytes:
-            """At most so many bytes; none at the end."""
+            """Read at most `count` bytes; none at the end."""
 
     Path = str | os.PathLike[str]
     Input = Path | bytes | bytearray | memoryview | Readable
-    """A path, the bytes of a media file, or an open file of them."""
+    """A path, the bytes of a media file, or an open binary file."""
 
 __all__ = [
     "absolute",
@@ -38,14 +38,14 @@ __all__ = [
 
 UPLOAD_PIECE_BYTES = 1024 * 1024
 
-# What these name depends on the process that asks.
-_OURS = ("/dev/stdin", "/dev/fd/", "/proc/self/")
+# Paths that mean something else in each process.
+_PER_PROCESS = ("/dev/stdin", "/dev/fd/", "/proc/self/")
 
 
 def hello_params(profile: str | None) -> dict[str, Any]:
-    """What a client says of itself first, on every connection.
+    """Return the parameters of the greeting on every connection.
 
-    Without a profile it is that of the variable `WHISPERD_PROFILE`, if that is set; the empty name is none.
+    Without a profile, the one named by `WHISPERD_PROFILE` applies, if set; an empty name means none.
     """
     params: dict[str, Any] = {"client": "whisperd-python", "version": __version__, "protocol": PROTOCOL}
     named = os.environ.get("WHISPERD_PROFILE") if profile is None else profile
@@ -53,9 +53,9 @@ def hello_params(profile: str | None) -> dict[str, Any]:
 
 
 def is_path(source: Input) -> TypeGuard[Path]:
-    """Whether the daemon can open it by itself: a path, though not of a pipe.
+    """Whether the daemon can open the source itself: a path, but not of a pipe.
 
-    A named pipe, `/dev/stdin` or what a shell puts for `<(command)` has to be read here and sent.
+    A named pipe, `/dev/stdin` or what a shell substitutes for `<(command)` must be read here and sent.
     """
     if not isinstance(source, str | os.PathLike):
         return False
@@ -63,26 +63,26 @@ def is_path(source: Input) -> TypeGuard[Path]:
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError):
-        return True  # it is for the daemon to say what is wrong with it
-    return not (stat.S_ISFIFO(mode) or (path.startswith(_OURS) and not stat.S_ISCHR(mode)))
+        return True  # the daemon reports what is wrong with it
+    return not (stat.S_ISFIFO(mode) or (path.startswith(_PER_PROCESS) and not stat.S_ISCHR(mode)))
 
 
 def input_params(path: Path) -> dict[str, Any]:
-    """A file to transcribe, as it travels. Raises `audio.not_found` of what cannot be one."""
+    """Return the parameters for a file to transcribe. Raises `audio.not_found` if it cannot be a file."""
     if not os.fspath(path):
-        raise WhisperdError("audio.not_found", "The name of the file is empty.", "Name a file.")
+        raise WhisperdError("audio.not_found", "The name of the file is empty.", "Pass the name of a file.")
     name = absolute(path)
     if "://" in (given := os.fspath(path)) and not os.path.lexists(name):
         raise WhisperdError(
             "audio.not_found",
-            f"{given} is an address, and not the name of a file.",
-            "Fetch it first, as with `curl -sL ADDRESS | whisperctl transcribe -`.",
+            f"{given} is a URL, not the name of a file.",
+            "Download it first, such as with `curl -sL URL | whisperctl transcribe -`.",
         )
     return path_params(name)
 
 
 def pieces(source: Input) -> Iterator[bytes]:
-    """The source in pieces that fit in a message. Raises `audio.not_readable`."""
+    """Yield the source in pieces that fit into a message. Raises `audio.not_readable`."""
     if isinstance(source, str | os.PathLike):
         with _open(source) as file:
             yield from pieces(file)
@@ -92,21 +92,21 @@ def pieces(source: Input) -> Iterator[bytes]:
             yield bytes(view[offset : offset + UPLOAD_PIECE_BYTES])
     elif not hasattr(source, "read"):
         kind = type(source).__name__
-        raise TypeError(f"what is transcribed is a path, bytes or an open file, and not of the type {kind}")
+        raise TypeError(f"the input must be a path, bytes or an open file, not {kind}")
     else:
         while piece := source.read(UPLOAD_PIECE_BYTES):
             if not isinstance(piece, bytes):
-                raise TypeError("a file to transcribe has to be opened in binary mode")
+                raise TypeError("a file to transcribe must be opened in binary mode")
             yield piece
 
 
 def absolute(path: Path) -> str:
-    """The same path from everywhere: the daemon has another working folder."""
+    """Return the absolute path: the daemon has another working directory."""
     return os.path.abspath(os.fspath(path))
 
 
 def option_params(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as they travel: those at their default are left out."""
+    """Return job options as parameters, without those left at their default."""
     params = {name: value for name, value in options.items() if value is not None}
     if "model" in params:
         params["model"] = model_name(params["model"])
@@ -116,7 +116,7 @@ def option_params(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def runtime_params(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """A runtime's fields as they travel."""
+    """Return a runtime's fields as parameters."""
     params = dict(fields)
     if "model" in params:
         params["model"] = model_name(params["model"])
@@ -126,7 +126,7 @@ def runtime_params(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def path_params(path: Path) -> dict[str, Any]:
-    """The path of a file or folder as it travels: absolute, and as bytes where it is not UTF-8."""
+    """Return the parameter for a path: absolute, and as bytes if it is not UTF-8."""
     path = absolute(path)
     try:
         path.encode()
@@ -136,7 +136,7 @@ def path_params(path: Path) -> dict[str, Any]:
 
 
 def watch_params(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What is set of a watch, as it travels."""
+    """Return a watch's fields as parameters."""
     params = dict(fields)
     for name in ("output_dir", "move_to"):
         if params.get(name) is not None:
@@ -150,18 +150,18 @@ def watch_params(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def model_name(name: str | os.PathLike[str], *, is_in_store: bool = False) -> str:
-    """A model's name, which for a folder or a file is its absolute path.
+    """Return a model's name, which for a folder or a file is its absolute path.
 
-    As in the store, a text is a path if it begins with `.` or `~`, or is an absolute path; here also if there
-    is such a file that ends in `.bin`, or a model in such a folder within another one: `models/mine`. That
-    is not looked for where only a model of the store can be meant.
+    As in the store, a string is a path if it begins with `.` or `~`, or is an absolute path. Here it is also
+    a path if such a file ending in `.bin` exists, or such a nested folder with a model: `models/mine`.
+    `is_in_store`, where only a model of the store can be meant, skips that check.
     """
     if not isinstance(name, str):
         return absolute(name)
     if name in (".", "..") or name.startswith((f".{os.sep}", f"..{os.sep}", "./", "../", "~")):
         return absolute(os.path.expanduser(name))
     weights = name
-    if not name.endswith(".bin"):  # a folder without a model hides no model that is called so
+    if not name.endswith(".bin"):  # a folder without a model must not hide a model of that name
         weights = os.path.join(name, "model.bin") if os.path.dirname(name) else ""
     return absolute(name) if os.path.isfile(weights) and not is_in_store else name
 
@@ -173,5 +173,5 @@ def _open(path: Path) -> IO[bytes]:
         raise WhisperdError(
             "audio.not_readable",
             f"{os.fspath(path)} cannot be read: {error.strerror or error}.",
-            "Check the permissions of the file and of its folders.",
+            "Check the permissions of the file and its parent folders.",
         ) from error

@@ -1,7 +1,7 @@
-"""The methods of the daemon, by noun: `client.jobs.cancel(id)` asks `jobs.cancel`.
+"""The methods of the daemon, by noun: `client.jobs.cancel(id)` calls `jobs.cancel`.
 
-Written once for both clients. `One` and `Many` are a map and a list of maps for the synchronous
-client, and awaitables of these for the asynchronous one.
+Written once for both clients. `One` and `Many` are a map and a list of maps for the synchronous client, and
+awaitables of these for the asynchronous one.
 """
 
 from __future__ import annotations
@@ -48,35 +48,35 @@ class Jobs(_Noun[One, Many]):
         detach: bool = False,
         profile: str | None = None,
     ) -> One:
-        """Take a job; the answer has its `id`. A profile is used in place of the connection's."""
+        """Submit a job; the answer has its `id`. A profile replaces that of the connection."""
         params = {"input": input, "options": options, "detach": detach}
         return self._one("jobs.submit", **params, **_given(profile=profile))
 
     def push(self, id: str, pcm: bytes) -> One:
-        """Send audio of a live job; answered once there is room for it."""
+        """Send audio for a live job; answered once the daemon has room for it."""
         return self._one("jobs.push", id=id, pcm=pcm)
 
     def finish(self, id: str) -> One:
-        """Say that nothing more comes for a live job."""
+        """End the audio of a live job."""
         return self._one("jobs.finish", id=id)
 
     def list(
         self, status: str | None = None, *, since: str | None = None, runtime: str | None = None
     ) -> Many:
-        """The jobs that are remembered, the oldest first, without their texts; `since` is RFC 3339."""
+        """List the remembered jobs, oldest first, without their texts; `since` is RFC 3339."""
         params = _given(since=since, runtime=runtime)
         return self._many("jobs.list", status=status, **params)
 
     def show(self, id: str) -> One:
-        """One job."""
+        """Show a job."""
         return self._one("jobs.show", id=id)
 
     def wait(self, id: str) -> One:
-        """Wait for a job's end; the answer is its result in the shape of `verbose_json`."""
+        """Wait until a job ends; the answer is its result in the form of `verbose_json`."""
         return self._one("jobs.wait", id=id)
 
     def result(self, id: str, format: str = "text") -> One:
-        """A completed job's text; the answer has it as `content`."""
+        """Get a completed job's text, as `content`."""
         return self._one("jobs.result", id=id, format=format)
 
     @overload
@@ -102,48 +102,48 @@ class Jobs(_Noun[One, Many]):
         since: str | None = None,
         runtime: str | None = None,
     ) -> One | Many:
-        """Cancel a job and wait until it is over; or several `ids` at once, or `all` that are so.
+        """Cancel a job and wait until it is over; or several `ids` at once, or `all` that match the filters.
 
-        Several are answered with one map for each: the job, or `id` and `error` where there is none.
+        Several are answered with one map for each: the job, or `id` and `error` if it does not exist.
         """
         params = _given(id=id, ids=ids, all=all or None, status=status, since=since, runtime=runtime)
         return self._one("jobs.cancel", **params)
 
     def retry(self, id: str) -> One:
-        """Do a job again that has failed or was cancelled, from where it was; it outlives this connection."""
+        """Resume a failed or cancelled job from where it stopped; it outlives this connection."""
         return self._one("jobs.retry", id=id)
 
     def clear(
         self, ids: Sequence[str] | None = None, *, older_than: float | None = None, purge: bool = False
     ) -> One:
-        """Forget jobs that are over: all, or those with these ids, or that ended so many seconds ago.
+        """Forget finished jobs: all, those with these ids, or those that ended `older_than` seconds ago.
 
-        With `purge` their texts are erased as well; without ids, all texts that are so old.
+        `purge` also erases their transcripts; without ids, all transcripts of that age.
         """
         params = _given(ids=ids, older_than=older_than, purge=purge or None)
         return self._one("jobs.clear", **params)
 
 
 class Transcripts(_Noun[One, Many]):
-    """The texts that are kept."""
+    """The stored transcripts."""
 
     def search(self, query: str, limit: int = 50) -> Many:
-        """The recordings in which something was said, the best first, with at most `limit` places as `hits`.
+        """Find recordings in which something was said, best first, with at most `limit` matches as `hits`.
 
-        `whisperctl search --help` explains what a query can be.
+        `whisperctl search --help` explains the query.
         """
         return self._many("transcripts.search", query=query, limit=limit)
 
 
 class Runtimes(_Noun[One, Many]):
-    """The saved runtimes, by name or id. Whatever changes one answers with it as it is then."""
+    """The saved runtimes, by name or id. Every change answers with the changed runtime."""
 
     def list(self) -> Many:
-        """All of them."""
+        """List all runtimes."""
         return self._many("runtimes.list")
 
     def show(self, name: str) -> One:
-        """One runtime, with its `history`."""
+        """Show a runtime, with its `history`."""
         return self._one("runtimes.show", name=name)
 
     def create(
@@ -154,45 +154,45 @@ class Runtimes(_Noun[One, Many]):
         default: bool = False,
         **fields: Unpack[RuntimeFields],
     ) -> One:
-        """Save a new one, perhaps as the default. Without a model it has the one that suits this computer."""
+        """Create a runtime, as the default if requested. Its default model is the best for this computer."""
         params = runtime_params({**fields, **_given(model=model)})
         return self._one("runtimes.create", name=name, **params, **_given(default=default or None))
 
     def edit(self, name: str, /, *, version: int | None = None, **changes: Unpack[RuntimeChanges]) -> One:
-        """Change fields. With the `version` that was read, it is refused if somebody else was faster."""
+        """Change fields. With the `version` that was read, fail if another client has changed it since."""
         params = {"name": name, "changes": runtime_params(changes)}
         return self._one("runtimes.edit", **params, **_given(version=version))
 
     def delete(self, name: str) -> One:
-        """Unload it and forget it."""
+        """Unload and delete it."""
         return self._one("runtimes.delete", name=name)
 
     def prepare(self, name: str) -> One:
-        """Download all that it needs, and wait for that."""
+        """Download everything it needs, and wait for that."""
         return self._one("runtimes.prepare", name=name)
 
     def load(self, name: str) -> One:
-        """Load it, and wait for that."""
+        """Load it, and wait until it is loaded."""
         return self._one("runtimes.load", name=name)
 
     def cancel(self, name: str) -> One:
-        """Give up its download or its loading, for everybody who waits for it."""
+        """Cancel its download or loading, for all clients that wait for it."""
         return self._one("runtimes.cancel", name=name)
 
     def unload(self, name: str) -> One:
-        """End its worker process and have its memory back."""
+        """End its worker process and free its memory."""
         return self._one("runtimes.unload", name=name)
 
     def default(self, name: str) -> One:
-        """Have it answer where no other is named. It is loaded in the background."""
+        """Make it the default. It is loaded in the background."""
         return self._one("runtimes.default", name=name)
 
     def enable(self, name: str) -> One:
-        """Let it be used."""
+        """Allow its use."""
         return self._one("runtimes.enable", name=name)
 
     def disable(self, name: str) -> One:
-        """Unload it, and let nobody use it."""
+        """Unload it and forbid its use."""
         return self._one("runtimes.disable", name=name)
 
 
@@ -200,76 +200,76 @@ class Profiles(_Noun[One, Many]):
     """The profiles: a runtime and job options of a user or program."""
 
     def list(self) -> Many:
-        """All of them."""
+        """List all profiles."""
         return self._many("profiles.list")
 
     def show(self, name: str) -> One:
-        """One profile."""
+        """Show a profile."""
         return self._one("profiles.show", name=name)
 
     def create(self, name: str, runtime: str | None = None, options: JobOptions | None = None) -> One:
-        """Save a new one. Without a runtime it has the default."""
+        """Create a profile. Without a runtime, it uses the default one."""
         params = {"runtime": runtime, "options": option_params(options) if options else None}
         return self._one("profiles.create", name=name, **_given(**params))
 
     def edit(self, name: str, /, *, version: int | None = None, **changes: Unpack[ProfileChanges]) -> One:
-        """Change fields. With the `version` that was read, it is refused if somebody else was faster."""
+        """Change fields. With the `version` that was read, fail if another client has changed it since."""
         params: dict[str, Any] = {**changes}
         if "options" in changes:
             params["options"] = option_params(changes["options"])
         return self._one("profiles.edit", name=name, changes=params, **_given(version=version))
 
     def delete(self, name: str) -> One:
-        """Forget it."""
+        """Delete it."""
         return self._one("profiles.delete", name=name)
 
 
 class Watch(_Noun[One, Many]):
-    """The watch folders, by their ids or paths. Whatever changes one answers with it as it is then."""
+    """The watch folders, by id or path. Every change answers with the changed watch."""
 
     def add(self, path: str | os.PathLike[str], **fields: Unpack[WatchFields]) -> One:
         """Watch a folder from now on."""
         return self._one("watch.add", **path_params(path), **watch_params(fields))
 
     def list(self) -> Many:
-        """All of them, the oldest first."""
+        """List all watches, oldest first."""
         return self._many("watch.list")
 
     def show(self, name: str) -> One:
-        """One watch."""
+        """Show a watch."""
         return self._one("watch.show", name=sendable(name))
 
     def edit(self, name: str, /, *, version: int | None = None, **changes: Unpack[WatchFields]) -> One:
-        """Change fields. With the `version` that was read, it is refused if somebody else was faster."""
+        """Change fields. With the `version` that was read, fail if another client has changed it since."""
         params = {"name": sendable(name), "changes": watch_params(changes)}
         return self._one("watch.edit", **params, **_given(version=version))
 
     def remove(self, name: str) -> One:
-        """Watch it no more; what was written stays."""
+        """Stop watching it; written files stay."""
         return self._one("watch.remove", name=sendable(name))
 
     def pause(self, name: str) -> One:
-        """Begin nothing more in it; what has begun is finished."""
+        """Start no more files in it; those in progress are finished."""
         return self._one("watch.pause", name=sendable(name))
 
     def resume(self, name: str) -> One:
-        """Go on with it."""
+        """Resume it."""
         return self._one("watch.resume", name=sendable(name))
 
     def retry(self, name: str, paths: Sequence[str] | None = None, *, all: bool = False) -> One:
-        """Try again what has failed, or do these files again, or `all` that are there.
+        """Retry failed files, or transcribe these files again, or `all` in the folder.
 
-        The answer has how many as `retried`.
+        The answer has their number as `retried`.
         """
         given = _given(paths=sendable(paths), all=all or None)
         return self._one("watch.retry", name=sendable(name), **given)
 
     def log(self, name: str, limit: int = 100) -> Many:
-        """What happened in it, the oldest first: `time`, `event`, `path`, `message`."""
+        """List its events, oldest first: `time`, `event`, `path`, `message`."""
         return self._many("watch.log", name=sendable(name), limit=limit)
 
     def scan(self, name: str) -> One:
-        """Look at everything in it now, and wait for that."""
+        """Check everything in it now, and wait for that."""
         return self._one("watch.scan", name=sendable(name))
 
 
@@ -277,27 +277,27 @@ class Models(_Noun[One, Many]):
     """The model store."""
 
     def list(self) -> Many:
-        """The models that are installed."""
+        """List the installed models."""
         return self._many("models.list")
 
     def available(self) -> Many:
-        """The catalogue."""
+        """List the catalogue."""
         return self._many("models.available")
 
     def recommend(self, language: str | None = None) -> Many:
-        """The catalogue, with what fits this computer and which model suits it."""
+        """List the catalogue, with which models fit this computer and which suits it best."""
         return self._many("models.recommend", **_given(language=language))
 
     def show(self, name: str | os.PathLike[str]) -> One:
-        """One model, installed or not, with what speaks against it on this computer as `warnings`."""
+        """Show a model, installed or not; `warnings` are the reasons against it on this computer."""
         return self._one("models.show", name=model_name(name))
 
     def pull(self, name: str | os.PathLike[str]) -> One:
-        """Download a model unless it is there."""
+        """Download a model unless it is installed."""
         return self._one("models.pull", name=model_name(name))
 
     def verify(self, name: str | os.PathLike[str]) -> One:
-        """Compare every byte of a model with its hash."""
+        """Check every byte of a model against its hashes."""
         return self._one("models.verify", name=model_name(name))
 
     def remove(self, name: str | os.PathLike[str]) -> One:
@@ -305,11 +305,11 @@ class Models(_Noun[One, Many]):
         return self._one("models.remove", name=model_name(name, is_in_store=True))
 
     def path(self, name: str | os.PathLike[str]) -> One:
-        """Where an installed model lies, as `path`."""
+        """Get the location of an installed model, as `path`."""
         return self._one("models.path", name=model_name(name))
 
     def import_(self, path: str | os.PathLike[str], name: str | None = None) -> One:
-        """Copy a model from a folder, or from a file of whisper.cpp's, into the store."""
+        """Copy a model folder, or a whisper.cpp file, into the store."""
         return self._one("models.import", path=absolute(path), **_given(name=name))
 
 
@@ -317,67 +317,67 @@ class Natives(_Noun[One, Many]):
     """The native bundles."""
 
     def list(self) -> Many:
-        """Every bundle there is, and what of it is installed."""
+        """List all bundles, with their installed versions."""
         return self._many("natives.list")
 
     def install(self, name: str) -> One:
-        """Install a bundle unless it is there."""
+        """Install a bundle unless it is installed."""
         return self._one("natives.install", name=name)
 
     def verify(self, name: str) -> One:
-        """Compare every file of a bundle with its hash."""
+        """Check every file of a bundle against its hash."""
         return self._one("natives.verify", name=name)
 
     def upgrade(self, name: str, version: str | None = None) -> One:
-        """Install and try its newest version, or the one that is named, and use it from now on."""
+        """Install and test its newest version, or the given one, and switch to it."""
         return self._one("natives.upgrade", name=name, **_given(version=version))
 
     def rollback(self, name: str) -> One:
-        """Use the version again that was used before the last upgrade."""
+        """Switch back to the version before the last upgrade."""
         return self._one("natives.rollback", name=name)
 
     def remove(self, name: str, version: str | None = None) -> One:
-        """Delete every installed version of a bundle, or the one that is named."""
+        """Delete every installed version of a bundle, or the given one."""
         return self._one("natives.remove", name=name, **_given(version=version))
 
     def prune(self) -> Many:
-        """Delete every bundle that is neither used nor what a rollback would go back to."""
+        """Delete every bundle that is neither in use nor the target of a rollback."""
         return self._many("natives.prune")
 
     def path(self, name: str) -> One:
-        """Where an installed bundle lies, as `path`."""
+        """Get the location of an installed bundle, as `path`."""
         return self._one("natives.path", name=name)
 
 
 class Hardware(_Noun[One, Many]):
-    """What this computer has."""
+    """The hardware of this computer."""
 
     def show(self) -> One:
-        """Processor, memory, GPUs, libraries and tools, and of each variant whether it can be used."""
+        """Show processor, memory, GPUs, libraries and tools, and which variants can be used."""
         return self._one("hardware.show")
 
 
 class Doctor(_Noun[One, Many]):
-    """What is wrong, as the daemon sees it."""
+    """The daemon's checks for problems."""
 
     def check(self) -> One:
-        """Look at everything; the answer has `checks`, each with `name`, `status`, `message` and `fix`."""
+        """Check everything; the answer has `checks`, each with `name`, `status`, `message` and `fix`."""
         return self._one("doctor.check")
 
 
 class Calibration(_Noun[One, Many]):
-    """Which way to run a model is the fastest on this computer; by default the default runtime's model."""
+    """The fastest way to run a model on this computer; by default the default runtime's model."""
 
     def run(self, model: str | os.PathLike[str] | None = None) -> One:
-        """Measure it, which takes about a minute, and have it used from now on."""
+        """Measure it, which takes about a minute, and use it from now on."""
         return self._one("calibration.run", **_named_model(model))
 
     def show(self, model: str | os.PathLike[str] | None = None) -> One:
-        """What was found, and what was tried."""
+        """Show the result and what was tried."""
         return self._one("calibration.show", **_named_model(model))
 
     def forget(self, model: str | os.PathLike[str] | None = None) -> One:
-        """Forget what was found."""
+        """Forget the result."""
         return self._one("calibration.forget", **_named_model(model))
 
 
@@ -385,28 +385,28 @@ class Daemon(_Noun[One, Many]):
     """The daemon itself."""
 
     def status(self) -> One:
-        """How it is: version, uptime, runtimes, jobs, memory."""
+        """Show its status: version, uptime, runtimes, jobs, memory."""
         return self._one("daemon.status")
 
     def metrics(self) -> One:
-        """What it has counted, in Prometheus' text form, as `content`."""
+        """Get its metrics in the Prometheus text format, as `content`."""
         return self._one("daemon.metrics")
 
     def stop(self) -> One:
-        """Have it end; running jobs get the grace period."""
+        """Stop it; running jobs get the grace period."""
         return self._one("daemon.stop")
 
     def reload(self) -> One:
-        """Have it read its settings again."""
+        """Make it read its settings again."""
         return self._one("daemon.reload")
 
     def config(self) -> One:
-        """The settings in force, as a documented TOML file in `content`."""
+        """Get the settings in force, as a documented TOML file in `content`."""
         return self._one("daemon.config")
 
 
 class Nouns(Generic[One, Many]):
-    """All of them, as a client has them; `ask` sends a request."""
+    """All nouns, as attributes of a client; `ask` sends a request."""
 
     def __init__(self, ask: Callable[..., Any]) -> None:
         self.jobs: Jobs[One, Many] = Jobs(ask)
@@ -427,5 +427,5 @@ def _named_model(model: str | os.PathLike[str] | None) -> dict[str, Any]:
 
 
 def _given(**params: Any) -> dict[str, Any]:
-    """Those that have a value: what is left out has the daemon's default."""
+    """Return the parameters that have a value; the daemon has defaults for the others."""
     return {name: value for name, value in params.items() if value is not None}

@@ -24,10 +24,10 @@ ComputeType = Literal[
 
 
 class TranscriptionOptions(TypedDict, total=False):
-    """How something is transcribed; `whisperctl transcribe --help` explains each."""
+    """How to transcribe; `whisperctl transcribe --help` explains each."""
 
     language: str | None
-    """A code or an English name; None finds out once, `auto` for each window by itself: it may change."""
+    """A code or an English name; None detects it once, `auto` for each window separately: it may change."""
     task: Literal["transcribe", "translate"]
     beam_size: int | None
     temperature: float | Sequence[float] | None
@@ -37,46 +37,46 @@ class TranscriptionOptions(TypedDict, total=False):
     """`word`: segments have `words`, each with its times."""
     vad: bool
     channels: Literal["mix", "split"]
-    """`split` hears each channel by itself, as if somebody else spoke in each."""
+    """`split` transcribes each channel separately, as a speaker of its own."""
     track: int | None
-    """Which of several audio tracks, such as of a film, counted from 1; None is the best."""
+    """Which of several audio tracks, such as those of a film, counted from 1; None is the best."""
     clip: str | None
-    """Only these parts, such as `0:30-1:45; 2:00-2:15`; None is all of it."""
+    """Only these parts, such as `0:30-1:45; 2:00-2:15`; None is the whole recording."""
     priority: Literal["interactive", "normal", "bulk"]
     cache: bool
-    """Whether a transcript of the same audio that was kept may be the answer."""
+    """Whether a stored transcript of the same audio may be reused."""
 
 
 class JobOptions(TranscriptionOptions, total=False):
-    """What `transcribe` and `submit` of a client take."""
+    """Options of a client's `transcribe` and `submit`."""
 
     runtime: str | None
     """A saved runtime's name or id; None is the profile's, else the default."""
     model: str | os.PathLike[str] | None
-    """A name of the catalogue, a hub repository, or a model's folder: a runtime with that model, not beside
-    `runtime`."""
+    """A catalogue name, a hub repository, or a model's folder: use a runtime with that model. Cannot be
+    combined with `runtime`."""
 
 
 class RuntimeFields(TypedDict, total=False):
-    """What `runtimes.create` takes beside name and model; see `whisperctl runtimes create --help`."""
+    """What `runtimes.create` takes besides name and model; see `whisperctl runtimes create --help`."""
 
     backend: str
     """`auto`, or the name of a backend."""
     device: Device
     device_index: int | Sequence[int]
-    """GPUs by their numbers: none, one or several, of which each gets a replica of the model."""
+    """GPU numbers: none, one or several; each GPU gets a replica of the model."""
     compute_type: ComputeType
     cpu_threads: int
-    """Of each worker; 0 lets the daemon choose."""
+    """CPU threads per worker; with 0 the daemon chooses."""
     workers: int
-    """Batches computed at once; 0 lets the daemon choose."""
+    """Batches computed at once; with 0 the daemon chooses."""
     batched: bool
     batch_size: int
     """Windows computed together."""
     keep_alive: float | str
-    """How long it stays loaded unused: seconds, or a text such as `15m`; 0 is not at all, -1 for ever."""
+    """How long it stays loaded when idle: seconds, or a string such as `15m`; 0: not at all, -1: forever."""
     protected: bool
-    """Whether it may not be deleted."""
+    """Whether deleting it is forbidden."""
 
 
 class RuntimeChanges(RuntimeFields, total=False):
@@ -91,28 +91,28 @@ class WatchFields(TypedDict, total=False):
 
     recursive: bool
     include: Sequence[str]
-    """Patterns of names; none is every audio and video file."""
+    """File name patterns; none means every audio and video file."""
     exclude: Sequence[str]
     runtime: str | None
     profile: str | None
     options: JobOptions
-    """All of them: these take the place of those that were there."""
+    """All options: they replace the previous ones."""
     outputs: Sequence[str]
     """Formats, such as `text` and `srt`."""
     output_dir: str | os.PathLike[str] | None
-    """None is beside the recording."""
+    """None is next to the recording."""
     name: str
-    """A template of names, such as `{stem}.{lang}.{ext}`."""
+    """A file name template, such as `{stem}.{lang}.{ext}`."""
     overwrite: bool
-    """Whether files may be replaced that whisperd has not written."""
+    """Whether files that whisperd did not write may be replaced."""
     after: Literal["stay", "move", "delete"]
-    """What becomes of a recording that is done."""
+    """What happens to a finished recording."""
     move_to: str | os.PathLike[str] | None
     command: Sequence[str]
     """A program and its arguments, run after each recording."""
     notify: bool
     quiet_hours: str | None
-    """When nothing is begun, such as `22:00-07:00`."""
+    """When nothing is started, such as `22:00-07:00`."""
 
 
 class ProfileChanges(TypedDict, total=False):
@@ -121,4 +121,4 @@ class ProfileChanges(TypedDict, total=False):
     name: str
     runtime: str | None
     options: JobOptions
-    """All of them: these take the place of those that were there."""
+    """All options: they replace the previous ones."""

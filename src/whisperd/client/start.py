@@ -1,4 +1,4 @@
-"""Reaching the daemon, and starting it when none runs."""
+"""Connecting to the daemon, and starting it if none is running."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ __all__ = ["open_socket", "start_daemon"]
 
 CONNECT_TIMEOUT_S = 60.0
 SILENCE_TIMEOUT_S = 90.0
-"""How long a daemon that we start may say nothing: as long as its unit gives it (`TimeoutStartSec=`)."""
+"""How long a daemon that we start may be silent: as long as its unit allows (`TimeoutStartSec=`)."""
 OTHERS_START_TIMEOUT_S = 330.0
-"""How long another client may take: three minutes for a service manager that hangs, then as long as we for a
-daemon of its own, and to connect. One that dies is not waited for; it may have been stopped."""
+"""How long another client may take to start the daemon: three minutes for a hanging service manager, then as
+long as we do to start its own and connect. A client that dies releases the lock, but one may be suspended."""
 LAST_WORDS_BYTES = 4096
 
 
 def open_socket(path: str, *, start: bool) -> Connected:
-    """A connected socket; the daemon is started if none listens and `start` allows it.
+    """Return a connected socket; start the daemon if none listens and `start` is true.
 
-    Raises `WhisperdError` (`daemon.unreachable`, `daemon.start_failed`, what the daemon says, …).
+    Raises `WhisperdError` (`daemon.unreachable`, `daemon.start_failed`, an error of the daemon, …).
     """
     try:
         return connect_socket(path)
@@ -43,9 +43,9 @@ def open_socket(path: str, *, start: bool) -> Connected:
 
 
 def start_daemon(path: str) -> Connected:
-    """Start the daemon unless somebody else just did, and connect to it.
+    """Start the daemon unless another client just did, and connect to it.
 
-    However many clients try at once, one of them starts it and the others wait for that.
+    If several clients try at once, one of them starts it and the others wait for that.
     """
     from filelock import FileLock, Timeout
 
@@ -58,13 +58,13 @@ def start_daemon(path: str) -> Connected:
                     _start_process(path)
             return _connect_patiently(path)
     except Timeout:
-        raise _start_failed(f"another client has tried to for {OTHERS_START_TIMEOUT_S:.0f} s") from None
+        raise _start_failed(f"another client has tried for {OTHERS_START_TIMEOUT_S:.0f} s") from None
     except OSError as error:
         raise _cannot_connect(path, error) from error
 
 
 def _connect_patiently(path: str) -> Connected:
-    # Only where another daemon took the socket while ours was starting.
+    # Retrying matters only if another daemon took the socket while ours was starting.
     deadline_s = time.monotonic() + CONNECT_TIMEOUT_S
     while True:
         try:
@@ -76,7 +76,7 @@ def _connect_patiently(path: str) -> Connected:
 
 
 def _start_service(path: str) -> bool:
-    """Have the service manager start the daemon. False if it is no service, or that fails."""
+    """Start the daemon through the service manager. Return False if it is not a service, or if that fails."""
     from whisperd.service_manager.install import installed_manager, run
 
     manager = installed_manager(path)
@@ -85,23 +85,23 @@ def _start_service(path: str) -> bool:
     try:
         run(manager.start, manager.hint)
     except WhisperdError:
-        return False  # starting it ourselves works, or says why it cannot
+        return False  # starting it ourselves works, or reports why not
     return True
 
 
 def _start_process(path: str) -> None:
     try:
         _spawn(path)
-    except OSError as error:  # no room for another file or process: the socket is not at fault
+    except OSError as error:  # such as too many files or processes: not an error of the socket
         raise _start_failed(error.strerror or str(error)) from error
 
 
 def _spawn(path: str) -> None:
-    """Start a daemon in a session of its own, and wait until it listens or says why it cannot."""
+    """Start a daemon in its own session, and wait until it listens or reports why it cannot."""
     import subprocess
     from tempfile import TemporaryFile
 
-    # Not a pipe, which nobody reads meanwhile: what is printed by plugins may be more than fits into one.
+    # Not a pipe: nothing reads it meanwhile, and plugins may print more than fits into one.
     with TemporaryFile() as printed:
         daemon = subprocess.Popen(
             [sys.executable, "-P", "-m", "whisperd", "--socket", path, "--announce"],
@@ -111,7 +111,7 @@ def _spawn(path: str) -> None:
             start_new_session=True,
             creationflags=_creation_flags(),
             env=daemon_environment(os.environ),
-            cwd="/" if os.name == "posix" else None,  # so that no folder or disk is kept busy by it
+            cwd="/" if os.name == "posix" else None,  # so that it keeps no file system busy
         )
         said = _announcement(daemon)
         if not said:
@@ -123,9 +123,9 @@ def _spawn(path: str) -> None:
 
 
 def _announcement(daemon: subprocess.Popen[bytes]) -> dict[str, Any]:
-    """What a daemon says of its start; unless it listens, it has ended then.
+    """Return a daemon's announcement of its start. If it does not listen then, it has ended.
 
-    One that hangs is killed, for it would be in the way of the next one. Raises `daemon.start_failed`.
+    A daemon that hangs is killed, because it would block the next one. Raises `daemon.start_failed`.
     """
     import json
     import threading
@@ -143,27 +143,27 @@ def _announcement(daemon: subprocess.Popen[bytes]) -> dict[str, Any]:
         with daemon.stdout:
             said: dict[str, Any] = json.loads(daemon.stdout.readline() or "{}")
         if "socket" in said:
-            _let_go(daemon)
+            _disown(daemon)
         else:
             daemon.wait()
     finally:
         timer.cancel()
     if not said and hangs.is_set():
-        raise _start_failed(f"it has said nothing for {SILENCE_TIMEOUT_S:.0f} s")
+        raise _start_failed(f"it did not respond for {SILENCE_TIMEOUT_S:.0f} s")
     return said
 
 
-def _let_go(daemon: subprocess.Popen[bytes]) -> None:
-    """The daemon lives on without us; should it end before we do, it leaves no zombie behind."""
+def _disown(daemon: subprocess.Popen[bytes]) -> None:
+    """Let the daemon run on without us; if it ends before we do, it leaves no zombie behind."""
     if os.name == "posix":
         import threading
 
         threading.Thread(target=os.waitpid, args=(daemon.pid, 0), name="reap-daemon", daemon=True).start()
-    daemon.returncode = 0  # so that nobody warns of a child that is still running
+    daemon.returncode = 0  # so that Python does not warn about a child that is still running
 
 
 def _creation_flags() -> int:
-    """On Windows: no console window of its own, and no Ctrl-C of ours."""
+    """Return the Windows flags for no console window and no Ctrl-C of ours."""
     if sys.platform == "win32":
         import subprocess
 
@@ -172,8 +172,8 @@ def _creation_flags() -> int:
 
 
 def _start_lock(path: str) -> str:
-    """The file that is locked by who starts the daemon, in a folder that is there afterwards."""
-    if sys.platform == "win32":  # where a socket is no file
+    """Return the file that a client locks to start the daemon; create its folder."""
+    if sys.platform == "win32":  # there, a socket is not a file
         import tempfile
 
         return os.path.join(tempfile.gettempdir(), "whisperd.start")
@@ -192,7 +192,7 @@ def _start_failed(reason: str) -> WhisperdError:
     return WhisperdError(
         "daemon.start_failed",
         f"The daemon could not be started: {reason}.",
-        "Run `whisperd` in a terminal to see what it says.",
+        "Run `whisperd` in a terminal to see its output.",
     )
 
 

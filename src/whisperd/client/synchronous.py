@@ -27,12 +27,12 @@ Map = dict[str, Any]
 
 
 def connect(socket: str | None = None, *, start: bool = True, profile: str | None = None) -> Client:
-    """Connect to the user's daemon, which is started if none runs and `start` allows it.
+    """Connect to the user's daemon, and start it if none is running and `start` is true.
 
-    The profile holds for all that is asked on this connection; without one it is that of the variable
-    `WHISPERD_PROFILE`, and the empty name is none.
+    The profile applies to every request on this connection. Without one, that of the environment variable
+    `WHISPERD_PROFILE` applies; an empty name means none.
 
-    Raises `WhisperdError` if it cannot be reached, `protocol.unsupported` and `profile.unknown`.
+    Raises `WhisperdError` if the daemon cannot be reached, `protocol.unsupported` and `profile.unknown`.
     """
     path = socket_path(socket)
     try:
@@ -40,7 +40,7 @@ def connect(socket: str | None = None, *, start: bool = True, profile: str | Non
     except WhisperdError as error:
         if not (start and error.code == "daemon.connection_lost"):
             raise
-    return _greet(path, start=start, profile=profile)  # that one was just ending: another is started
+    return _greet(path, start=start, profile=profile)  # that daemon was just ending: start another
 
 
 def _greet(path: str, *, start: bool, profile: str | None) -> Client:
@@ -54,10 +54,10 @@ def _greet(path: str, *, start: bool, profile: str | None) -> Client:
 
 
 class Client(Nouns[Map, list[Map]]):
-    """A connection to the daemon, made by `connect`. Use it as a context manager.
+    """A connection to the daemon, created by `connect`. Use it as a context manager.
 
-    It serves one thread at a time: give every thread a client of its own, which costs little. When
-    it is closed, its jobs that were not detached are cancelled.
+    It serves one thread at a time: give every thread its own client, which costs little. Closing it cancels
+    its jobs that are not detached.
     """
 
     def __init__(self, wire: Wire, connect_again: Callable[[], Client] = connect) -> None:
@@ -65,7 +65,7 @@ class Client(Nouns[Map, list[Map]]):
         self._wire = wire
         self._connect_again = connect_again
         self.server: Map = {}
-        """What the daemon said of itself: its `version`, and the `protocol` that it speaks."""
+        """The daemon's `version` and `protocol`, from its greeting."""
 
     def __enter__(self) -> Client:
         return self
@@ -74,11 +74,11 @@ class Client(Nouns[Map, list[Map]]):
         self.close()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._wire.close()
 
     def request(self, method: str, **params: Any) -> Any:
-        """Ask for any method of the wire. Raises `WhisperdError`."""
+        """Call any method of the wire protocol. Raises `WhisperdError`."""
         return self._wire.request(method, params)
 
     @overload
@@ -105,29 +105,29 @@ class Client(Nouns[Map, list[Map]]):
         except WhisperdError:
             raise
         except BaseException:
-            self._quietly("jobs.cancel", id=job)
+            self._request_quietly("jobs.cancel", id=job)
             raise
 
     def submit(self, input: Input, *, detach: bool = False, **options: Unpack[JobOptions]) -> str:
-        """Begin a job and return its id. It is cancelled when this connection ends, unless detached."""
+        """Submit a job and return its id. It is cancelled when this connection ends, unless detached."""
         source = self._input(input)
         try:
             params = {"input": source, "options": option_params(options), "detach": detach}
             return self._begin("jobs.submit", "jobs.cancel", **params)
         except BaseException:
             if "upload" in source:
-                self._quietly("uploads.delete", id=source["upload"])
+                self._request_quietly("uploads.delete", id=source["upload"])
             raise
 
     def dictate(self, **options: Unpack[JobOptions]) -> Dictation:
-        """Transcribe what is being spoken: push it, and iterate over what is understood.
+        """Transcribe live speech: push audio, and iterate over the events.
 
             with daemon.dictate(language="en") as dictation:
                 threading.Thread(target=speak_into, args=[dictation]).start()  # dictation.push(pcm), …
                 for event in dictation:
                     ...
 
-        It has connections of its own, so that this one stays free. Raises `WhisperdError`.
+        It uses its own connections, so this one stays free. Raises `WhisperdError`.
         """
         from whisperd.client.dictation import Dictation
 
@@ -142,10 +142,10 @@ class Client(Nouns[Map, list[Map]]):
     def follow(
         self, job: str, *, topics: Sequence[str] = (), deadline_s: float | None = None
     ) -> Generator[Map | None, None, None]:
-        """The events of a job, from its beginning to its end; those of `topics` come among them.
+        """Yield the events of a job, from its beginning to its end, along with those of `topics`.
 
-        `jobs` is no such topic: it has the job's events as well. With a deadline, on the monotonic clock,
-        None comes when it is past.
+        Do not pass the topic `jobs`: it would repeat the job's events. With a deadline, on the monotonic
+        clock, yield None when it has passed.
         """
         with self._subscribed(*([{"topics": topics}] if topics else []), {"job": job}) as number:
             while True:
@@ -155,22 +155,22 @@ class Client(Nouns[Map, list[Map]]):
                     return
 
     def next_event(self, deadline_s: float | None = None) -> Map | None:
-        """The next event of what was asked for with `events.subscribe` on this connection.
+        """Return the next event of the topics subscribed to with `events.subscribe` on this connection.
 
-        None once the deadline, on the monotonic clock, is past.
+        None once the deadline, on the monotonic clock, has passed.
         """
         return self._wire.next_event(deadline_s)
 
     def request_with_events(
         self, topics: tuple[str, ...], method: str, on_event: Callable[[Map], None], **params: Any
     ) -> Any:
-        """Ask for a method that takes long, and hear the events of some topics until it is answered."""
+        """Call a method that takes long, and pass on the events of some topics until it is answered."""
         with self._subscribed({"topics": topics}) as number:
             return self._wire.answer(self._wire.send(method, params), on_event, number)
 
     @contextmanager
     def _subscribed(self, *wanted: Map) -> Iterator[int]:
-        """Subscribe to all of it; the number under which these events come, and no others."""
+        """Subscribe to all of `wanted`; yield the number that identifies their events."""
         number, subscriptions = self._wire.listen(), []
         call = {"method": "event", "args": [number]}
         try:
@@ -181,7 +181,7 @@ class Client(Nouns[Map, list[Map]]):
         finally:
             self._wire.forget(number)
             for subscription in subscriptions:
-                self._quietly("events.unsubscribe", subscription=subscription)
+                self._request_quietly("events.unsubscribe", subscription=subscription)
 
     def _segments(self, job: str) -> Generator[Segment, None, None]:
         has_ended, in_order = False, InOrder()
@@ -191,19 +191,19 @@ class Client(Nouns[Map, list[Map]]):
                     has_ended = end_of_job(event)
                     if event["type"] == "transcription.segment" and in_order.is_next(event["index"]):
                         yield Segment.from_event(event)
-            # What an overloaded connection missed, and the job's error if it has one.
+            # The segments that an overloaded connection missed, and the job's error if it has one.
             yield from in_order.rest(Transcript.from_wire(self.jobs.wait(job)))
         finally:
             if not has_ended:
-                self._quietly("jobs.cancel", id=job)
+                self._request_quietly("jobs.cancel", id=job)
 
     def _is_last(self, event: Map, job: str) -> bool:
-        if event["type"] == "events.missed":  # among them may be the last
+        if event["type"] == "events.missed":  # the last event may be among them
             return is_over(self.jobs.show(job))
         return event.get("id") == job and end_of_job(event)
 
     def _begin(self, method: str, undo: str, **params: Any) -> str:
-        """The id of a job or an upload. Who is interrupted goes at once; it is undone when that is told."""
+        """Return the id of a job or an upload. If interrupted, leave at once; the late answer is undone."""
         number = self._wire.send(method, params)
         try:
             return str(self._wire.answer(number)["id"])
@@ -214,8 +214,8 @@ class Client(Nouns[Map, list[Map]]):
                 self._wire.undo(number, undo)
             raise
 
-    def _quietly(self, method: str, **params: Any) -> None:
-        """Ask for something on the way out: if there is nobody to ask any more, it is done already."""
+    def _request_quietly(self, method: str, **params: Any) -> None:
+        """Send a cleanup request and ignore errors: without a daemon, there is nothing left to clean up."""
         with suppress(WhisperdError):
             self.request(method, **params)
 
@@ -227,6 +227,6 @@ class Client(Nouns[Map, list[Map]]):
             for piece in pieces(input):
                 self.request("uploads.append", id=upload, data=piece)
         except BaseException:
-            self._quietly("uploads.delete", id=upload)
+            self._request_quietly("uploads.delete", id=upload)
             raise
         return {"upload": upload}

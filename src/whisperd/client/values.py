@@ -1,4 +1,4 @@
-"""What clients get: plain values, without the weight of msgspec."""
+"""The values that clients return: plain tuples, without the import cost of msgspec."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ class Segment(NamedTuple):
     end: float
     text: str
     channel: int | None = None
-    """From 0, where channels are heard by themselves."""
+    """Counted from 0, if channels are transcribed separately."""
     words: tuple[Word, ...] = ()
-    """If they were asked for (`timestamps="word"`)."""
+    """If requested (`timestamps="word"`)."""
 
     @classmethod
     def from_event(cls, event: Mapping[str, Any]) -> Segment:
@@ -51,7 +51,7 @@ class Transcript(NamedTuple):
     """Seconds of audio."""
     segments: tuple[Segment, ...]
     verbose: Mapping[str, Any]
-    """All of it, in the shape of OpenAI's `verbose_json`."""
+    """The whole result, in the form of OpenAI's `verbose_json`."""
 
     @classmethod
     def from_wire(cls, wire: Mapping[str, Any]) -> Transcript:
@@ -74,23 +74,23 @@ class Transcript(NamedTuple):
 
 
 class InOrder:
-    """Lets each segment through once and in order, whatever events were missed.
+    """Passes each segment once and in order, even if events were missed.
 
-    After a gap nothing more is let through: the rest is in the result, which has all of them.
+    After a gap it passes nothing more: the result has all segments, and `rest` returns the remaining ones.
     """
 
     def __init__(self) -> None:
         self._next_index = 0
 
     def is_next(self, index: int) -> bool:
-        """Whether this segment follows the last one that was let through, and may now be shown."""
+        """Whether this segment follows the last one that was passed, and may now be shown."""
         if index != self._next_index:
             return False
         self._next_index += 1
         return True
 
     def rest(self, transcript: Transcript) -> tuple[Segment, ...]:
-        """What was not let through yet."""
+        """Return the segments that were not passed yet."""
         return transcript.segments[self._next_index :]
 
 
@@ -100,5 +100,5 @@ def end_of_job(event: Mapping[str, Any]) -> bool:
 
 
 def is_over(job: Mapping[str, Any]) -> bool:
-    """Whether a job has ended, one way or another."""
+    """Whether a job has ended, successfully or not."""
     return job["status"] in ("completed", "failed", "cancelled")

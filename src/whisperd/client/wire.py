@@ -1,4 +1,4 @@
-"""A blocking MessagePack-RPC connection. Light: msgpack and sockets, nothing else."""
+"""A blocking MessagePack-RPC connection. Lightweight: it uses only msgpack and sockets."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ Map = dict[str, Any]
 
 READ_BYTES = 256 * 1024
 UNNUMBERED = 0
-"""Events of subscriptions that have no number of their own."""
+"""The number of events of subscriptions without a number."""
 LAST_WORDS_TIMEOUT_S = 0.2
 PING_AFTER_S = 5.0
-"""A daemon that has been silent for so long, while it is listened to, is asked whether it is there."""
+"""How long the daemon may be silent, while it is awaited, before it is pinged."""
 PATIENCE_S = 30.0
-"""How long it may be silent. Work that takes long does not keep it from saying that it is there; where a
-service manager holds the socket, it may be only just starting."""
-# The daemon is ours; the limits only catch a socket that belongs to something else.
+"""How long it may be silent altogether. Long work does not keep it from answering pings, but where a service
+manager holds the socket, it may still be starting."""
+# The daemon is trusted; the limits only catch a socket that belongs to another program.
 LIMITS = FrameLimits(max_frame_bytes=256 * 2**20, max_depth=32, max_items=50_000_000)
 
 
 class Wire:
     """One connection to the daemon; not for use by several threads at once.
 
-    Whatever waits for the daemon raises `daemon.not_answering` when that is silent although it was asked
-    whether it is there: its process hangs, or was stopped.
+    Every wait for the daemon raises `daemon.not_answering` if it does not even answer a ping: its process
+    hangs, or was stopped.
     """
 
     def __init__(self, connection: Connected) -> None:
@@ -63,19 +63,19 @@ class Wire:
         self._numbers = count(UNNUMBERED + 1)
 
     def request(self, method: str, params: dict[str, Any] | None = None) -> Any:
-        """Ask and wait for the answer. Raises `WhisperdError`."""
+        """Send a request and wait for the answer. Raises `WhisperdError`."""
         return self.answer(self.send(method, params))
 
     def send(self, method: str, params: dict[str, Any] | None = None) -> int:
-        """Ask without waiting; `answer` takes the number that this returns."""
+        """Send a request without waiting; pass the returned number to `answer`."""
         if not self._is_open:
-            raise self._gone()
+            raise self._why_closed()
         message_id = self._ask(method, params)
         self._awaited.add(message_id)
         return message_id
 
     def undo(self, message_id: int, method: str) -> None:
-        """Have what a request begins undone as soon as its answer is read; nobody waits for that."""
+        """Call `method` to undo what a request began, as soon as its answer is read; do not wait for that."""
         self._awaited.discard(message_id)
         self._undos[message_id] = method
         if message_id in self._answers:
@@ -99,15 +99,15 @@ class Wire:
             raise not_answering() from error
         except OSError as error:
             self._read_last_words()
-            raise self._gone() from error
+            raise self._why_closed() from error
         except BaseException:
-            self._hang_up()  # half a message may be out: nothing can follow it
+            self._hang_up()  # half a message may have been sent: nothing can follow it
             raise
 
     def answer(
         self, message_id: int, on_event: Callable[[Map], None] | None = None, number: int = UNNUMBERED
     ) -> Any:
-        """Wait for the answer to a request; events under a number that come before it are passed on."""
+        """Wait for the answer to a request, and pass on the events with this number that arrive before it."""
         try:
             while message_id not in self._answers:
                 self._receive(None)
@@ -121,17 +121,17 @@ class Wire:
         return result
 
     def listen(self) -> int:
-        """A number under which events are kept from now on, if it is part of how a subscription is called."""
+        """Return a number whose events are collected from now on; a subscription names it in its `call`."""
         number = next(self._numbers)
         self._events[number] = deque()
         return number
 
     def forget(self, number: int) -> None:
-        """Keep no more of these events, and none that still come."""
+        """Discard the events with this number, and those that still arrive."""
         del self._events[number]
 
     def next_event(self, deadline_s: float | None = None, number: int = UNNUMBERED) -> Map | None:
-        """The next event under a number; None once `deadline_s` (monotonic clock) is past."""
+        """Return the next event with a number; None once `deadline_s` (monotonic clock) has passed."""
         events = self._events[number]
         while not events:
             remaining_s = None if deadline_s is None else deadline_s - time.monotonic()
@@ -141,7 +141,7 @@ class Wire:
         return events.popleft()
 
     def close(self) -> None:
-        """Hang up."""
+        """Close the connection."""
         self._is_closed = True
         self._hang_up()
 
@@ -149,17 +149,17 @@ class Wire:
         self._is_open = False
         self._socket.close()
 
-    def _gone(self) -> WhisperdError:
-        """Why there is nobody to ask: this end has hung up, or the other one."""
+    def _why_closed(self) -> WhisperdError:
+        """Return why the connection has ended: this side closed it, or the other."""
         return closed() if self._is_closed else lost()
 
     def _receive(self, timeout_s: float | None) -> None:
-        """Take what comes within a time, or in a moment that this finds good.
+        """Process what arrives within a time; None leaves the time to this method.
 
-        A daemon that is silent is asked whether it is there, and given up when it does not even say that.
+        A silent daemon is pinged, and given up if it does not answer that either.
         """
         if not self._is_open:
-            raise self._gone()
+            raise self._why_closed()
         is_asked = self._silent_s >= PING_AFTER_S
         limit_s = max((PATIENCE_S if is_asked else PING_AFTER_S) - self._silent_s, 0.001)
         waits_s = limit_s if timeout_s is None else min(timeout_s, limit_s)
@@ -175,9 +175,9 @@ class Wire:
                 raise not_answering() from None
             return
         except OSError as error:
-            raise self._gone() from error
+            raise self._why_closed() from error
         if not data:
-            raise self._gone()
+            raise self._why_closed()
         try:
             messages = [msgpack.unpackb(frame, strict_map_key=False) for frame in self._reader.feed(data)]
         except (WhisperdError, ValueError) as error:
@@ -189,7 +189,7 @@ class Wire:
     def _take(self, message: list[Any]) -> None:
         match message:
             case [1, message_id, error, result]:
-                if message_id in self._awaited:  # and not given up
+                if message_id in self._awaited:  # else it was abandoned
                     self._answers[message_id] = (error, result)
                 elif (undo := self._undos.pop(message_id, None)) and error is None:
                     self._ask(undo, {"id": result["id"]})
@@ -197,11 +197,11 @@ class Wire:
                 self._events[UNNUMBERED].append(event)
             case [2, "event", [number, [event]]] if number in self._events:
                 self._events[number].append(event)
-            case [2, "error", [error]]:  # the daemon says why it hangs up
+            case [2, "error", [error]]:  # why the daemon closes the connection
                 raise WhisperdError.from_wire(error)
 
     def _read_last_words(self) -> None:
-        """The daemon hung up; it may have said why."""
+        """Raise the daemon's reason for closing the connection, if it sent one."""
         deadline_s = time.monotonic() + LAST_WORDS_TIMEOUT_S
         try:
             while time.monotonic() < deadline_s:
@@ -212,7 +212,7 @@ class Wire:
 
 
 def unreachable(path: str) -> WhisperdError:
-    """Nobody listens on the socket."""
+    """Return the error that no daemon listens on the socket."""
     return WhisperdError(
         "daemon.unreachable",
         f"No daemon listens on {path}.",
@@ -221,47 +221,47 @@ def unreachable(path: str) -> WhisperdError:
 
 
 def not_answering() -> WhisperdError:
-    """The daemon is there, and does nothing."""
+    """Return the error that the daemon is running but does not answer."""
     return WhisperdError(
         "daemon.not_answering",
         "The daemon does not answer: its process hangs, or was stopped.",
-        "`whisperctl daemon restart --force` ends it, and starts one that goes on with detached jobs.",
+        "Run `whisperctl daemon restart --force` to kill it and start one that continues detached jobs.",
     )
 
 
 def lost() -> WhisperdError:
-    """The daemon went away in mid-conversation."""
+    """Return the error that the daemon closed the connection."""
     return WhisperdError(
         "daemon.connection_lost",
         "The daemon closed the connection.",
-        "Try again; `whisperctl daemon logs` says what happened to it.",
+        "Try again; `whisperctl daemon logs` shows what happened.",
     )
 
 
 def not_sendable(error: UnicodeEncodeError | OverflowError) -> WhisperdError:
-    """A request holds what no message can hold; nothing of it was sent."""
+    """Return the error that a request contains a value that no message can hold; nothing was sent."""
     what = (
         f"The text {sendable(error.object):.100} is not UTF-8"
         if isinstance(error, UnicodeEncodeError)
         else "A number has more than 64 bits"
     )
     return WhisperdError(
-        "rpc.invalid_params", f"{what}, and cannot be sent to the daemon.", "Give another one in its place."
+        "rpc.invalid_params", f"{what} and cannot be sent to the daemon.", "Use another value."
     )
 
 
 def closed() -> WhisperdError:
-    """The program itself has closed its client."""
+    """Return the error that the program itself has closed its client."""
     return WhisperdError(
         "client.closed",
         "This client was closed.",
-        "Ask before it is closed, or connect anew: `with whisperd.connect() as daemon:`.",
+        "Use it before it is closed, or connect again: `with whisperd.connect() as daemon:`.",
     )
 
 
 def _foreign() -> WhisperdError:
     return WhisperdError(
         "daemon.foreign",
-        "What listens on the socket is not whisperd.",
-        "Check --socket, and the variable WHISPERD_SOCKET.",
+        "The program that listens on the socket is not whisperd.",
+        "Check --socket and the variable WHISPERD_SOCKET.",
     )

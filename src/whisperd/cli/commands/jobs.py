@@ -202,7 +202,7 @@ def _became(job: dict[str, Any]) -> str:
 
 def clear(options: argparse.Namespace) -> None:
     if options.purge and not options.ids:
-        old = " that are older than this" if options.older_than else ""
+        old = " older than that" if options.older_than else ""
         if not user_agrees(options, f"Erase all stored transcripts{old}?"):
             raise WhisperdError(
                 "purge.declined", "Nothing was erased.", "Pass job ids, or limit it with --older-than."
