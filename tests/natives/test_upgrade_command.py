@@ -85,7 +85,7 @@ def test_upgraded_used_and_taken_back(daemon: RunningDaemon, wheels: Path, toy: 
 
 def test_what_nobody_would_use_again_is_deleted_on_demand(daemon: RunningDaemon) -> None:
     path = Path(daemon.ctl("natives", "install", NAME, "--json").json["path"])
-    assert daemon.ctl("natives", "prune").out.startswith("Nothing is left over")
+    assert daemon.ctl("natives", "prune").out.startswith("Nothing to remove")
     assert daemon.ctl("natives", "prune", "--json").json == []
     older = path.parent.with_name("2.0-cp311-1a2b3c4d") / NAME
     shutil.copytree(path, older)

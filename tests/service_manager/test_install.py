@@ -35,7 +35,7 @@ def test_the_whole_way(user: User) -> None:
     assert (done.status, done.err) == (0, "")
     assert done.out.splitlines()[0] == "whisperd is no longer a service"
     told = done.out.partition("your data stays until you delete it:\n")[2]
-    assert "  transcripts, jobs, runtimes and log: " in told and "  settings: " not in told  # none were written
+    assert "  transcripts, jobs, runtimes and log: " in told and "  settings: " not in told  # there are none
     assert not user.socket.exists()
     state = {one for one in files_below(user.home) if one.startswith(".local/")}
     assert files_below(user.home) - state == before
