@@ -73,7 +73,9 @@ def _add_filters(parser: Parser, statuses: Sequence[str] = STATUSES) -> None:
 
 def _add_cancel(parser: Parser) -> None:
     parser.add_argument("ids", nargs="*", metavar="ID", help="job ids")
-    parser.add_argument("--all", action="store_true", help="all queued and running jobs that match the rest")
+    parser.add_argument(
+        "--all", action="store_true", help="all queued and running jobs that match the filters"
+    )
     _add_filters(parser, ("queued", "running"))
     parser.epilog = CANCEL_EXAMPLES
 

@@ -134,7 +134,7 @@ def _add_fields(parser: Parser) -> None:
         dest="template",
         type=non_empty,
         metavar="NAME",
-        help="written file names (default: {stem}.{lang}.{ext})",
+        help="output file names (default: {stem}.{lang}.{ext})",
     )
     parser.add_argument(
         "--overwrite", action=yes_or_no, help="replace files not written by whisperd (default: no)"
