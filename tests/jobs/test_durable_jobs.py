@@ -1,4 +1,4 @@
-"""Jobs outlive the daemon: it is killed at chosen moments, and what was finished is not done again."""
+"""Jobs outlive the daemon: it is killed at chosen moments, and finished windows are not computed again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.real, pytest.mark.skipif(os.name != "posix", reason="s
 
 SETTINGS = "[runtime]\nworkers = 1\nbatch_size = 1\n[decoder]\nmax_window_s = 5\n"
 SECONDS = 27.0
-"""Of the recording: more than five windows."""
+"""Length of the recording: more than five windows."""
 
 MakeDaemon = Callable[..., RunningDaemon]
 Toy = Callable[..., str]
@@ -46,44 +46,44 @@ def write_silence(path: Path, seconds: float, channels: int = 1) -> Path:
 
 @pytest.fixture
 def small(make_daemon: MakeDaemon) -> RunningDaemon:
-    """A daemon that cuts small windows and computes one at a time."""
+    """Return a daemon that cuts short windows and computes one at a time."""
     daemon = make_daemon()
     daemon.settings(SETTINGS)
     return daemon.start()
 
 
-def told_so_far(client: Client) -> list[dict[str, Any]]:
-    """The events that have come, of what the client has subscribed to."""
+def received_events(client: Client) -> list[dict[str, Any]]:
+    """Return the events received so far from the client's subscription."""
     return list(iter(lambda: client.next_event(0), None))
 
 
-def what_was_said(result: dict[str, Any]) -> dict[str, Any]:
+def without_runtime(result: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in result.items() if key != "runtime"}
 
 
-def windows_kept(daemon: RunningDaemon, job: str) -> int:
-    """How many windows of a job are finished, as its journal has it."""
+def windows_saved(daemon: RunningDaemon, job: str) -> int:
+    """Return how many finished windows of a job are in the journal."""
     with closing(sqlite3.connect(daemon.folder / "state" / "whisperd.sqlite3")) as connection:
         (count,) = connection.execute("SELECT count(*) FROM job_windows WHERE job = ?", (job,)).fetchone()
     return int(count)
 
 
 def interruptions(daemon: RunningDaemon, job: str) -> int:
-    """How often a job's daemon has ended under it, as its journal has it."""
-    return int(kept_record(daemon, job)["interruptions"])
+    """Return how often a daemon died while it ran a job, according to the journal."""
+    return int(saved_record(daemon, job)["interruptions"])
 
 
-def kept_record(daemon: RunningDaemon, job: str) -> dict[str, Any]:
-    """A job, as its journal has it."""
+def saved_record(daemon: RunningDaemon, job: str) -> dict[str, Any]:
+    """Return the journal's record of a job."""
     with closing(sqlite3.connect(daemon.folder / "state" / "whisperd.sqlite3")) as connection:
         (record,) = connection.execute("SELECT record FROM jobs WHERE id = ?", (job,)).fetchone()
     return dict(json.loads(record))
 
 
 def are_over(daemon: RunningDaemon, *jobs: str) -> bool:
-    """Whether the journal has these jobs and no others, and how each has ended.
+    """Whether the journal holds exactly these jobs, all of them ended.
 
-    The end of a job is told as it is handed to the journal, a moment before it is on the disk.
+    The end of a job is published when it is passed to the journal, a moment before it is on disk.
     """
     with closing(sqlite3.connect(daemon.folder / "state" / "whisperd.sqlite3")) as connection:
         kept = dict(connection.execute("SELECT id, ended FROM jobs"))
@@ -95,7 +95,7 @@ def windows_computed(model: str) -> int:
 
 
 class Steps:
-    """A toy model whose engine computes a window only when it is told to."""
+    """A toy model whose engine computes one window per permit."""
 
     def __init__(self, toy: Toy) -> None:
         self.model = toy("steps", window_s=0.0)
@@ -118,7 +118,7 @@ def steps(toy: Toy) -> Steps:
 
 
 def uninterrupted(make_daemon: MakeDaemon, toy: Toy, sound: Path, **options: Any) -> dict[str, Any]:
-    """What the same job says when nothing happens."""
+    """Return the result of the same job without interruptions."""
     daemon = make_daemon()
     daemon.settings(SETTINGS)
     with daemon.start().connect() as client:
@@ -126,12 +126,12 @@ def uninterrupted(make_daemon: MakeDaemon, toy: Toy, sound: Path, **options: Any
 
 
 LONG_S = 200.0
-"""Longer than what a job lets wait: its decoder is held back in the middle."""
+"""Longer than the audio a job lets wait, so that its decoder is held back in the middle."""
 IN_PARTS = {"language": "en", "clip": "10-50; 60-190"}
 
 
 @pytest.mark.parametrize("options", [{}, {"channels": "split", "language": "en"}, IN_PARTS], ids=str)
-def test_where_a_decoder_is_killed_another_one_goes_on(
+def test_a_killed_decoder_is_replaced(
     make_daemon: MakeDaemon, toy: Toy, steps: Steps, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     sound = write_silence(tmp_path / "silence.wav", LONG_S, channels=2 if "channels" in options else 1)
@@ -146,19 +146,17 @@ def test_where_a_decoder_is_killed_another_one_goes_on(
         kill_decoders(daemon, signal.SIGKILL)
         steps.allow_all()
         result = client.jobs.wait(job)
-        events = told_so_far(client)
-    assert what_was_said(result) == what_was_said(expected)
+        events = received_events(client)
+    assert without_runtime(result) == without_runtime(expected)
     told = [event["type"] for event in events]
     assert told.count("job.started") == told.count("transcription.completed") == 1
     assert told.count("transcription.segment") == len(expected["segments"])
     done = [event["done"] for event in events if event["type"] == "transcription.progress"]
     assert done == sorted(done)
-    assert windows_computed(steps.model) == windows_computed(toy("plain")), "none is computed twice"
+    assert windows_computed(steps.model) == windows_computed(toy("plain")), "a window was computed twice"
 
 
-def test_a_decoder_that_has_crashed_is_not_tried_again(
-    small: RunningDaemon, steps: Steps, tmp_path: Path
-) -> None:
+def test_a_crashed_decoder_is_not_replaced(small: RunningDaemon, steps: Steps, tmp_path: Path) -> None:
     sound = write_silence(tmp_path / "silence.wav", LONG_S)
     with small.connect() as client:
         job = client.submit(sound, model=steps.model, vad=False, language="en")
@@ -171,14 +169,14 @@ def test_a_decoder_that_has_crashed_is_not_tried_again(
 
 
 def kill_decoders(daemon: RunningDaemon, number: signal.Signals) -> None:
-    """Those that decode, and those that stand ready."""
+    """Signal the decoders that run and those on standby."""
     for child in daemon.children():
         if "whisperd.audio.decoder" in child.cmdline():
             child.send_signal(number)
 
 
 @pytest.mark.parametrize("options", [{"language": "en"}, {}, {"channels": "split"}], ids=str)
-def test_a_killed_daemon_goes_on_from_the_last_finished_window(
+def test_jobs_of_a_killed_daemon_resume_after_the_last_finished_window(
     make_daemon: MakeDaemon, toy: Toy, steps: Steps, tmp_path: Path, options: dict[str, Any]
 ) -> None:
     sound = write_silence(tmp_path / "silence.wav", SECONDS, channels=2 if "channels" in options else 1)
@@ -188,30 +186,30 @@ def test_a_killed_daemon_goes_on_from_the_last_finished_window(
     with daemon.start().connect() as client:
         job = client.submit(sound, detach=True, model=steps.model, vad=False, **options)
         steps.allow(2)
-        until(lambda: windows_kept(daemon, job) == 2)
+        until(lambda: windows_saved(daemon, job) == 2)
     daemon.kill()
-    with daemon.start().connect() as client:  # and once more
+    with daemon.start().connect() as client:  # resumes, and is killed once more
         steps.allow(2)
-        until(lambda: windows_kept(daemon, job) == 4)
+        until(lambda: windows_saved(daemon, job) == 4)
     daemon.kill()
     steps.allow_all()
     with daemon.start().connect() as client:
         result = client.jobs.wait(job)
         shown = client.jobs.show(job)
         events = list(client.follow(job))
-    assert what_was_said(result) == what_was_said(expected)
+    assert without_runtime(result) == without_runtime(expected)
     assert shown["status"] == "completed" and shown["detached"]
     told = [one["text"] for one in events if one is not None and one["type"] == "transcription.segment"]
-    assert told == [one["text"].strip() for one in expected["segments"]], "all of it is told of again"
+    assert told == [one["text"].strip() for one in expected["segments"]], "every segment is published again"
     assert interruptions(daemon, job) == 2
-    assert kept_record(daemon, job)["finished_at_begin"] == 4
-    # What was being computed when the daemon was killed is computed again, and nothing else.
+    assert saved_record(daemon, job)["finished_at_begin"] == 4
+    # Only windows in flight when the daemon was killed are computed again.
     total = len(expected["segments"])
     assert total <= windows_computed(steps.model) <= total + 2
-    until(lambda: windows_kept(daemon, job) == 0, "its text to take the place of its windows")
+    until(lambda: windows_saved(daemon, job) == 0, "the transcript to replace the windows")
 
 
-def test_what_is_acknowledged_is_never_lost(make_daemon: MakeDaemon, toy: Toy, sound: Path) -> None:
+def test_an_acknowledged_job_is_never_lost(make_daemon: MakeDaemon, toy: Toy, sound: Path) -> None:
     daemon = make_daemon()
     model = toy("slow", load_s=600)
     with daemon.start().connect() as client:
@@ -244,7 +242,7 @@ def test_an_attached_job_does_not_survive_its_daemon(
     daemon.kill()
     with daemon.start().connect() as client:
         told = [event["type"] for event in client.follow(job) if event]
-        assert told == ["events.missed"], "who follows it waits for nothing"
+        assert told == ["events.missed"], "a follower would wait forever"
 
 
 def test_stopping_leaves_detached_jobs_to_the_next_daemon(
@@ -253,7 +251,7 @@ def test_stopping_leaves_detached_jobs_to_the_next_daemon(
     with small.connect() as client:
         job = client.submit(sound, detach=True, model=steps.model, vad=False, language="en")
         steps.allow(3)
-        until(lambda: windows_kept(small, job) == 3)
+        until(lambda: windows_saved(small, job) == 3)
         client.daemon.stop()
         with pytest.raises(WhisperdError) as told:
             client.jobs.wait(job)
@@ -263,7 +261,7 @@ def test_stopping_leaves_detached_jobs_to_the_next_daemon(
     steps.allow_all()
     with small.start().connect() as client:
         result = client.jobs.wait(job)
-    assert interruptions(small, job) == 0, "to be told to stop is none"
+    assert interruptions(small, job) == 0, "a regular stop is no interruption"
     assert windows_computed(steps.model) - before <= len(result["segments"]) - 3
 
 
@@ -274,7 +272,7 @@ def test_an_upload_of_a_detached_job_is_kept_until_its_job_ends(
     with small.connect() as client:
         job = client.submit(sound.read_bytes(), detach=True, model=steps.model, vad=False, language="en")
         steps.allow(2)
-        until(lambda: windows_kept(small, job) == 2)
+        until(lambda: windows_saved(small, job) == 2)
         attached = client.submit(sound.read_bytes(), model=steps.model, vad=False, language="en")
         small.kill()
     small.socket = small.env["WHISPERD_SOCKET"] = f"{small.socket}.another"
@@ -285,7 +283,9 @@ def test_an_upload_of_a_detached_job_is_kept_until_its_job_ends(
         until(lambda: not list(uploads.iterdir()))
 
 
-def test_an_upload_goes_where_its_job_cannot_go_on(small: RunningDaemon, steps: Steps, sound: Path) -> None:
+def test_an_upload_is_deleted_if_its_job_cannot_resume(
+    small: RunningDaemon, steps: Steps, sound: Path
+) -> None:
     with small.connect() as client:
         job = client.submit(sound.read_bytes(), detach=True, model=steps.model, vad=False)
         small.kill()
@@ -295,13 +295,13 @@ def test_an_upload_goes_where_its_job_cannot_go_on(small: RunningDaemon, steps: 
         until(lambda: not list((small.folder / "state" / "uploads").iterdir()))
 
 
-def test_what_was_uploaded_is_there_until_the_end_of_its_job_is_saved(
+def test_an_upload_is_kept_until_the_end_of_its_job_is_saved(
     small: RunningDaemon, steps: Steps, sound: Path
 ) -> None:
     with small.connect() as client:
         job = client.submit(sound.read_bytes(), detach=True, model=steps.model, vad=False, language="en")
         steps.allow(1)
-        until(lambda: windows_kept(small, job) == 1)
+        until(lambda: windows_saved(small, job) == 1)
         with closing(sqlite3.connect(small.folder / "state" / "whisperd.sqlite3")) as connection:
             connection.execute("BEGIN IMMEDIATE")  # so that nothing can be saved
             steps.allow_all()
@@ -311,7 +311,7 @@ def test_what_was_uploaded_is_there_until_the_end_of_its_job_is_saved(
         assert client.jobs.wait(job)["duration"] == pytest.approx(SECONDS)
 
 
-def test_what_was_uploaded_stays_where_the_end_of_its_job_cannot_be_saved(
+def test_an_upload_is_kept_if_the_end_of_its_job_cannot_be_saved(
     small: RunningDaemon, steps: Steps, sound: Path
 ) -> None:
     uploads = small.folder / "state" / "uploads"
@@ -319,13 +319,13 @@ def test_what_was_uploaded_stays_where_the_end_of_its_job_cannot_be_saved(
     with small.connect() as client:
         job = client.submit(sound.read_bytes(), detach=True, model=steps.model, vad=False, language="en")
         steps.allow(1)
-        until(lambda: windows_kept(small, job) == 1)
+        until(lambda: windows_saved(small, job) == 1)
         database.rename(database.with_name("elsewhere"))
         steps.allow_all()
         client.jobs.wait(job)
         with pytest.raises(WhisperdError, match="removed or replaced"):
-            client.submit(sound.read_bytes(), detach=True, model=steps.model)  # comes after that end
-        until(lambda: len(list(uploads.iterdir())) == 1)  # of what was refused, nothing stays
+            client.submit(sound.read_bytes(), detach=True, model=steps.model)  # queued after the unsaved end
+        until(lambda: len(list(uploads.iterdir())) == 1)  # the refused upload is deleted
         database.with_name("elsewhere").rename(database)
         small.kill()
     with small.start().connect() as client:
@@ -333,13 +333,13 @@ def test_what_was_uploaded_stays_where_the_end_of_its_job_cannot_be_saved(
         until(lambda: not list(uploads.iterdir()))
 
 
-def test_a_file_that_has_changed_is_not_mixed_with_what_it_was(
+def test_a_changed_file_is_not_joined_with_its_old_windows(
     small: RunningDaemon, steps: Steps, sound: Path
 ) -> None:
     with small.connect() as client:
         job = client.submit(sound, detach=True, model=steps.model, vad=False, language="en")
         steps.allow(2)
-        until(lambda: windows_kept(small, job) == 2)
+        until(lambda: windows_saved(small, job) == 2)
     small.kill()
     write_silence(sound, 11.0)
     steps.allow_all()
@@ -347,7 +347,7 @@ def test_a_file_that_has_changed_is_not_mixed_with_what_it_was(
         with pytest.raises(WhisperdError) as raised:
             client.jobs.wait(job)
         assert raised.value.code == "job.input_changed"
-        # Tried again, it begins anew.
+        # A retry starts from scratch.
         assert client.jobs.retry(job)["status"] == "queued"
         assert client.jobs.wait(job)["duration"] == pytest.approx(11.0)
 
@@ -368,7 +368,7 @@ def overwritten(sound: Path) -> None:
     [(appended, True), (overwritten, True), (os.utime, False), (Path.unlink, False)],
     ids=["appended", "overwritten", "touched", "deleted"],
 )
-def test_of_a_file_that_is_changed_while_it_is_read_this_is_told(
+def test_a_file_that_changes_while_it_is_read_gets_a_warning(
     small: RunningDaemon, steps: Steps, tmp_path: Path, change: Callable[[Path], None], is_changed: bool
 ) -> None:
     sound = write_silence(tmp_path / "silence.wav", LONG_S)
@@ -381,11 +381,11 @@ def test_of_a_file_that_is_changed_while_it_is_read_this_is_told(
         client.request("events.subscribe", topics=["jobs"])
         job = client.submit(sound, detach=True, model=steps.model, vad=False, language="en")
         steps.allow(1)
-        until(lambda: windows_kept(small, job) == 1 and kept_record(small, job)["content_hash"])
+        until(lambda: windows_saved(small, job) == 1 and saved_record(small, job)["content_hash"])
         change(sound)
         steps.allow_all()
         assert codes({"warnings": [], **client.jobs.wait(job)}) == expected
-        assert codes(told_so_far(client)[-1]) == codes(client.jobs.show(job)) == expected
+        assert codes(received_events(client)[-1]) == codes(client.jobs.show(job)) == expected
         until(lambda: are_over(small, job))
     shown = small.ctl("jobs", "show", job).out
     assert (f"{sound} changed while it was being transcribed" in shown) == is_changed
@@ -395,19 +395,19 @@ def test_of_a_file_that_is_changed_while_it_is_read_this_is_told(
         assert codes(client.jobs.show(job)) == expected
 
 
-def test_of_what_is_written_behind_the_end_that_was_read_this_is_told(
+def test_a_file_that_grows_after_it_was_read_gets_a_warning(
     small: RunningDaemon, steps: Steps, sound: Path
 ) -> None:
     with small.connect() as client:
         job = client.submit(sound, detach=True, model=steps.model, vad=False, language="en")
         steps.allow(3)
-        until(lambda: windows_kept(small, job) == 3 and kept_record(small, job)["content_hash"])
+        until(lambda: windows_saved(small, job) == 3 and saved_record(small, job)["content_hash"])
         appended(sound)
         steps.allow_all()
         assert [one["code"] for one in client.jobs.wait(job)["warnings"]] == ["job.input_changed"]
 
 
-def test_whoever_transcribes_a_file_that_is_changed_meanwhile_is_told(
+def test_the_command_line_warns_of_a_file_that_changes_meanwhile(
     small: RunningDaemon, steps: Steps, tmp_path: Path
 ) -> None:
     sound = write_silence(tmp_path / "silence.wav", LONG_S)
@@ -421,14 +421,14 @@ def test_whoever_transcribes_a_file_that_is_changed_meanwhile_is_told(
     assert f"whisperctl: {sound} changed while it was being transcribed" in done.result().err
 
 
-def test_retry_goes_on_from_where_the_job_was(small: RunningDaemon, steps: Steps, sound: Path) -> None:
+def test_retry_resumes_where_the_job_stopped(small: RunningDaemon, steps: Steps, sound: Path) -> None:
     with small.connect() as client:
         job = client.submit(sound, model=steps.model, vad=False, language="en")
         with pytest.raises(WhisperdError) as raised:
             client.jobs.retry(job)
         assert raised.value.code == "job.not_retryable"
         steps.allow(3)
-        until(lambda: windows_kept(small, job) == 3)
+        until(lambda: windows_saved(small, job) == 3)
         until(lambda: windows_computed(steps.model) == 4, "the next one to be begun")
         client.jobs.cancel(job)
         before = windows_computed(steps.model)
@@ -439,11 +439,11 @@ def test_retry_goes_on_from_where_the_job_was(small: RunningDaemon, steps: Steps
     assert windows_computed(steps.model) - before <= len(result["segments"]) - 3
 
 
-def test_another_model_begins_anew(small: RunningDaemon, steps: Steps, sound: Path) -> None:
+def test_a_changed_model_starts_from_scratch(small: RunningDaemon, steps: Steps, sound: Path) -> None:
     with small.connect() as client:
         job = client.submit(sound, detach=True, model=steps.model, vad=False, language="en")
         steps.allow(3)
-        until(lambda: windows_kept(small, job) == 3)
+        until(lambda: windows_saved(small, job) == 3)
     small.kill()
     (Path(steps.model) / "model.bin").write_text("{ }")
     before = windows_computed(steps.model)
@@ -453,7 +453,7 @@ def test_another_model_begins_anew(small: RunningDaemon, steps: Steps, sound: Pa
     assert windows_computed(steps.model) - before == len(result["segments"])
 
 
-def test_jobs_are_listed_by_what_they_are(daemon: RunningDaemon, toy: Toy, sound: Path) -> None:
+def test_jobs_are_listed_by_status_runtime_and_time(daemon: RunningDaemon, toy: Toy, sound: Path) -> None:
     model, other = toy(), toy("other")
     with daemon.connect() as client:
         done = client.submit(sound, model=model, vad=False)
@@ -519,7 +519,7 @@ def full_disk(daemon: RunningDaemon) -> Iterator[None]:
         process.rlimit(resource.RLIMIT_FSIZE, soft_hard)
 
 
-def test_a_full_disk_refuses_what_has_to_be_kept(daemon: RunningDaemon, toy: Toy, sound: Path) -> None:
+def test_a_full_disk_refuses_detached_jobs(daemon: RunningDaemon, toy: Toy, sound: Path) -> None:
     model = toy()
     with daemon.connect() as client:
         client.transcribe(sound, model=model, vad=False)
@@ -527,14 +527,14 @@ def test_a_full_disk_refuses_what_has_to_be_kept(daemon: RunningDaemon, toy: Toy
             with pytest.raises(WhisperdError) as raised:
                 client.submit(sound, detach=True, model=model, vad=False)
             assert raised.value.code in ("disk.full", "store.unreadable")
-            assert client.transcribe(sound, model=model, vad=False, cache=False).text, "attached ones go on"
+            assert client.transcribe(sound, model=model, vad=False, cache=False).text, (
+                "attached jobs still run"
+            )
         job = client.submit(sound, detach=True, model=model, vad=False)
         assert client.jobs.wait(job)["text"]
 
 
-def test_a_full_disk_is_told_to_who_cancels_and_clears(
-    daemon: RunningDaemon, steps: Steps, sound: Path
-) -> None:
+def test_cancelling_and_clearing_report_a_full_disk(daemon: RunningDaemon, steps: Steps, sound: Path) -> None:
     with daemon.connect() as client:
         over, running, attached = (
             client.submit(sound, detach=detach, model=steps.model, vad=False)
@@ -546,7 +546,9 @@ def test_a_full_disk_is_told_to_who_cancels_and_clears(
                 with pytest.raises(WhisperdError) as raised:
                     refused()
                 assert raised.value.code in ("disk.full", "store.unreadable")
-            assert client.jobs.cancel(attached)["status"] == "cancelled", "it does not go on anyway"
+            assert client.jobs.cancel(attached)["status"] == "cancelled", (
+                "attached jobs do not outlive the daemon anyway"
+            )
         assert client.jobs.cancel(running)["status"] == "cancelled"
         assert client.jobs.clear([over])["cleared"] == 1
     daemon.kill()

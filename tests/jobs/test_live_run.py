@@ -1,4 +1,4 @@
-"""The run of a live job, with puppets for the decoder process and the engine."""
+"""The run of a live job, with fakes for the decoder process and the engine."""
 
 from __future__ import annotations
 
@@ -37,26 +37,26 @@ def said(start: float, end: float, is_final: bool = True, *, is_likely_final: bo
 
 
 def killed(how: signal.Signals = signal.SIGKILL) -> WhisperdError:
-    """What a decoder ends with that somebody else has ended."""
-    return WhisperdError("decoder.crashed", "It broke.", "Mend it.", {"status": -how})
+    """Return the error of a decoder that was killed by a signal."""
+    return WhisperdError("decoder.crashed", "It broke.", "Fix it.", {"status": -how})
 
 
 class Listener:
-    """Hears what the test says, whatever is fed to it. Stands for a `DecoderPool` and a `Listening`."""
+    """Returns the utterances that the test chose, whatever is fed. A fake `DecoderPool` and `Listening`."""
 
     def __init__(self, last: Sequence[Utterance] = ()) -> None:
         self.last = tuple(last)
         self.next: tuple[Utterance, ...] = ()
         self.each: Callable[[int], tuple[Utterance, ...]] = lambda _: ()
-        """What is heard each time, by its number, besides."""
+        """Utterances that the n-th feed returns in addition."""
         self.fed = 0
         self.asked_for_partials: list[bool] = []
         self.open = self.begun = 0
         self.heard_bytes: list[int] = []
         self.error: WhisperdError | None = None
-        """Raised whatever is fed."""
+        """Raised by each feed."""
         self.deaths: list[WhisperdError] = []
-        """Raised, each once, by what is fed."""
+        """Each is raised once, by the next feeds."""
         self.deaths_as_it_begins: list[WhisperdError] = []
         self.deaths_at_the_end: list[WhisperdError] = []
 
@@ -89,7 +89,7 @@ class Listener:
 
 
 class Talkative(FakeRuntime):
-    """An engine that says what the test says of windows of a length, and nothing of others."""
+    """An engine whose text for a window is chosen by its length; by default, the text is the length."""
 
     def __init__(self, says: dict[float, str | None] | None = None, **options: Any) -> None:
         super().__init__(**options)
@@ -130,7 +130,7 @@ class Talkative(FakeRuntime):
 
 
 class Stage:
-    """A live run, moved on step by step."""
+    """A live run, advanced step by step."""
 
     def __init__(
         self, runtime: Talkative | None = None, last: Sequence[Utterance] = (), **options: Any
@@ -176,7 +176,7 @@ class Stage:
             tasks.cancel_scope.cancel()
 
     async def hear(self, *utterances: Utterance, pcm: bytes = b"\0\0") -> None:
-        """Have these heard, and all done that can be done."""
+        """Push audio that yields these utterances, and wait until everything is blocked."""
         self.listener.next = utterances
         await self.audio_buffer.push(pcm)
         await anyio.wait_all_tasks_blocked()
@@ -185,7 +185,7 @@ class Stage:
         return [(one.agreed, one.tentative) for one in self.events if isinstance(one, TranscriptionPartial)]
 
     def told(self) -> list[str]:
-        """What was shown, in order: `?` before what is not final."""
+        """Return the published texts in order, hypotheses with a leading `?`."""
         shown = []
         for event in self.events:
             match event:
@@ -196,7 +196,7 @@ class Stage:
         return shown
 
 
-async def test_text_is_revised_until_its_utterance_is_over() -> None:
+async def test_text_is_revised_until_its_utterance_ends() -> None:
     runtime = Talkative({1.0: "ask", 2.0: "ask knot", 3.0: "ask not what", 4.0: "Ask not what."})
     stage = Stage(runtime)
     async with stage.run():
@@ -211,14 +211,14 @@ async def test_text_is_revised_until_its_utterance_is_over() -> None:
     assert (segment.start, segment.end) == (1.0, 5.0)
 
 
-async def test_what_is_open_at_the_end_is_final() -> None:
+async def test_the_end_makes_an_open_utterance_final() -> None:
     stage = Stage(last=[said(2.0, 5.0)])
     async with stage.run():
         await stage.hear(said(2.0, 4.0, False))
     assert stage.told() == ["?|2", "3"]
 
 
-async def test_hypotheses_are_quick_and_finals_are_thorough() -> None:
+async def test_hypotheses_are_decoded_greedily_and_finals_with_beam_search() -> None:
     stage = Stage()
     async with stage.run():
         await stage.hear(said(0.0, 2.0, False))
@@ -226,14 +226,14 @@ async def test_hypotheses_are_quick_and_finals_are_thorough() -> None:
     assert stage.runtime.asked == [("en", 1, (0.0,), 2.0), ("en", 5, (0.0, 0.4), 3.0)]
 
 
-async def test_temperatures_that_were_asked_for_are_tried() -> None:
+async def test_requested_temperatures_are_used() -> None:
     stage = Stage(temperature=(0.2, 0.6, 1.0))
     async with stage.run():
         await stage.hear(said(0.0, 3.0))
     assert stage.runtime.asked == [("en", 5, (0.2, 0.6, 1.0), 3.0)]
 
 
-async def test_while_the_engine_is_busy_nothing_is_guessed_and_nothing_waits() -> None:
+async def test_a_busy_engine_skips_hypotheses_instead_of_queueing_them() -> None:
     stage = Stage(Talkative(replicas=1))
     stage.runtime.may_compute = anyio.Event()
     async with stage.run():
@@ -248,7 +248,7 @@ async def test_while_the_engine_is_busy_nothing_is_guessed_and_nothing_waits() -
     assert stage.told() == ["?|2", "?|6"]
 
 
-async def test_a_final_text_makes_the_hypothesis_worthless() -> None:
+async def test_a_final_text_discards_a_pending_hypothesis() -> None:
     stage = Stage(Talkative(replicas=2))
     stage.runtime.may_compute = anyio.Event()
     async with stage.run():
@@ -259,7 +259,7 @@ async def test_a_final_text_makes_the_hypothesis_worthless() -> None:
     assert stage.told() == ["3"]
 
 
-async def test_final_texts_come_in_order_and_before_new_hypotheses() -> None:
+async def test_final_texts_arrive_in_order_and_before_new_hypotheses() -> None:
     stage = Stage(Talkative(replicas=2, batch_size=1))
     stage.runtime.may_compute = anyio.Event()
     async with stage.run():
@@ -271,7 +271,7 @@ async def test_final_texts_come_in_order_and_before_new_hypotheses() -> None:
 
 
 @pytest.mark.parametrize("is_slow", [True, False])
-async def test_what_was_heard_in_a_pause_is_final_when_the_pause_was_the_end(is_slow: bool) -> None:
+async def test_a_hypothesis_from_a_pause_becomes_final_if_the_utterance_ended_there(is_slow: bool) -> None:
     stage = Stage()
     stage.runtime.may_compute = anyio.Event()
     async with stage.run():
@@ -283,10 +283,10 @@ async def test_what_was_heard_in_a_pause_is_final_when_the_pause_was_the_end(is_
         stage.runtime.may_compute.set()
         await anyio.wait_all_tasks_blocked()
     assert stage.told() == (["3"] if is_slow else ["?|3", "3"])
-    assert stage.runtime.asked == [("en", 5, (0.0, 0.4), 3.0)], "it is heard once, and thoroughly"
+    assert stage.runtime.asked == [("en", 5, (0.0, 0.4), 3.0)], "decoded once, with beam search"
 
 
-async def test_a_pause_that_was_none_changes_nothing() -> None:
+async def test_an_utterance_that_continues_after_a_pause_is_decoded_again() -> None:
     stage = Stage()
     async with stage.run():
         await stage.hear(said(0.0, 3.0, False, is_likely_final=True))
@@ -297,7 +297,7 @@ async def test_a_pause_that_was_none_changes_nothing() -> None:
 
 
 @pytest.mark.parametrize("replicas", [1, 2])
-async def test_in_a_pause_a_quick_hypothesis_gives_way(replicas: int) -> None:
+async def test_a_pause_discards_a_pending_quick_hypothesis(replicas: int) -> None:
     stage = Stage(Talkative(replicas=replicas))
     stage.runtime.may_compute = anyio.Event()
     async with stage.run():
@@ -310,7 +310,7 @@ async def test_in_a_pause_a_quick_hypothesis_gives_way(replicas: int) -> None:
     assert stage.told() == ["3"]
 
 
-async def test_noise_gives_nothing() -> None:
+async def test_noise_yields_no_text() -> None:
     stage = Stage(Talkative({2.0: None, 3.0: None}))
     async with stage.run():
         await stage.hear(said(0.0, 2.0, False))
@@ -319,7 +319,7 @@ async def test_noise_gives_nothing() -> None:
     assert stage.transcript is not None and stage.transcript.text == ""
 
 
-async def test_what_was_taken_for_speech_is_taken_back_as_a_whole() -> None:
+async def test_a_hypothesis_without_a_final_text_is_withdrawn() -> None:
     stage = Stage(Talkative({2.0: "Thank you.", 3.0: None}))
     async with stage.run():
         await stage.hear(said(0.0, 2.0, False))
@@ -327,7 +327,7 @@ async def test_what_was_taken_for_speech_is_taken_back_as_a_whole() -> None:
     assert stage.told() == ["?|Thank you.", "?|"]
 
 
-async def test_each_utterance_may_be_in_a_language_of_its_own() -> None:
+async def test_with_auto_each_utterance_has_its_own_language() -> None:
     stage = Stage(language="auto")
     async with stage.run():
         for start in range(0, 20, 4):
@@ -344,14 +344,14 @@ async def test_the_first_utterances_choose_the_language() -> None:
     assert stage.transcript is not None and stage.transcript.language == "de"
 
 
-async def test_a_language_that_was_given_is_kept() -> None:
+async def test_a_given_language_is_used() -> None:
     stage = Stage(language="en")
     async with stage.run():
         await stage.hear(said(0, 9.0))
     assert stage.transcript is not None and stage.transcript.language == "en"
 
 
-async def test_a_slow_engine_holds_back_who_pushes_and_loses_nothing() -> None:
+async def test_a_slow_engine_blocks_the_sender_and_loses_nothing() -> None:
     stage = Stage()
     stage.runtime.may_compute = anyio.Event()
     stage.listener.each = lambda number: (said(number * 10, number * 10 + 9.0),)
@@ -375,7 +375,7 @@ async def test_a_slow_engine_holds_back_who_pushes_and_loses_nothing() -> None:
     assert len(stage.transcript.segments) == 40
 
 
-async def test_an_hour_leaves_nothing_behind_but_its_text() -> None:
+async def test_an_hour_of_audio_leaves_only_its_text_in_memory() -> None:
     stage = Stage()
     stage.listener.each = lambda number: (
         said(number * 4, number * 4 + 3.0),
@@ -395,7 +395,7 @@ async def test_an_hour_leaves_nothing_behind_but_its_text() -> None:
 
 
 @pytest.mark.parametrize("is_final", [True, False])
-async def test_an_error_of_the_engine_ends_it(is_final: bool) -> None:
+async def test_an_engine_error_ends_the_run(is_final: bool) -> None:
     stage = Stage()
     stage.runtime.errors[3.0] = an_error("engine.problem")
     async with stage.run():
@@ -403,7 +403,7 @@ async def test_an_error_of_the_engine_ends_it(is_final: bool) -> None:
     assert stage.error is not None and stage.error.code == "engine.problem"
 
 
-async def test_an_error_of_the_decoder_ends_it() -> None:
+async def test_a_decoder_error_ends_the_run() -> None:
     stage = Stage()
     async with stage.run():
         stage.listener.error = an_error("decoder.crashed")
@@ -411,23 +411,23 @@ async def test_an_error_of_the_decoder_ends_it() -> None:
     assert stage.error is not None and stage.error.code == "decoder.crashed"
 
 
-async def test_where_somebody_kills_the_decoder_another_one_goes_on() -> None:
-    """It hears what was not over yet, and its times go on from there."""
+async def test_a_killed_decoder_is_replaced() -> None:
+    """The next decoder gets the audio of unfinished utterances, and its times continue from there."""
     stage = Stage(last=[said(2.0, 3.0)])
     async with stage.run():
         await stage.hear(said(0.0, 0.5), pcm=bytes(FEED_BYTES))
         await stage.hear(pcm=bytes(FEED_BYTES))
-        stage.listener.deaths, stage.listener.fed = [killed()], 0  # the next one counts anew
+        stage.listener.deaths, stage.listener.fed = [killed()], 0  # the next decoder counts from zero
         await stage.hear(said(0.5, 1.0), pcm=bytes(FEED_BYTES))
     assert stage.error is None and stage.transcript is not None
     heard = [FEED_BYTES, FEED_BYTES, FEED_BYTES, 3 * FEED_BYTES - FEED_BYTES // 2]
-    assert stage.listener.heard_bytes == heard, "but for what was over"
+    assert stage.listener.heard_bytes == heard, "audio of finished utterances was fed again"
     assert [(one.start, one.end) for one in stage.transcript.segments] == [(0.0, 0.5), (1.0, 1.5), (2.5, 3.5)]
     assert stage.listener.begun == 2 and stage.listener.open == 0
 
 
 @pytest.mark.parametrize("error", [killed(), an_error("decoder.stuck")], ids=str)
-async def test_decoders_may_be_killed_or_stopped_again_and_again(error: WhisperdError) -> None:
+async def test_decoders_may_be_killed_repeatedly_while_each_makes_progress(error: WhisperdError) -> None:
     stage = Stage()
     async with stage.run():
         for _ in range(9):
@@ -437,7 +437,7 @@ async def test_decoders_may_be_killed_or_stopped_again_and_again(error: Whisperd
     assert stage.listener.begun == 19 and stage.listener.open == 0
 
 
-async def test_decoders_that_are_killed_before_they_hear_anything_end_it() -> None:
+async def test_three_decoders_killed_without_progress_end_the_run() -> None:
     stage = Stage()
     async with stage.run():
         stage.listener.deaths = [killed(), killed(), killed(signal.SIGTERM)]
@@ -446,7 +446,7 @@ async def test_decoders_that_are_killed_before_they_hear_anything_end_it() -> No
     assert stage.listener.begun == 3 and stage.listener.open == 0
 
 
-async def test_a_decoder_that_is_killed_as_it_begins_is_replaced() -> None:
+async def test_a_decoder_killed_at_its_start_is_replaced() -> None:
     stage = Stage()
     stage.listener.deaths_as_it_begins = [killed()]
     async with stage.run():
@@ -458,8 +458,8 @@ async def test_a_decoder_that_is_killed_as_it_begins_is_replaced() -> None:
     assert stage.listener.begun == 4 and stage.listener.open == 0
 
 
-async def test_what_is_over_is_kept_though_decoders_are_killed_at_the_end() -> None:
-    """What a decoder has found over is not told to the next one."""
+async def test_finished_utterances_survive_decoders_killed_at_the_end() -> None:
+    """Audio that a decoder reported as finished is not fed to the next one."""
     stage = Stage(last=[said(0.5, 1.0)])
     async with stage.run():
         await stage.hear()
@@ -470,7 +470,7 @@ async def test_what_is_over_is_kept_though_decoders_are_killed_at_the_end() -> N
     assert [(one.start, one.end) for one in stage.transcript.segments] == [(0.0, 0.25), (0.75, 1.25)]
 
 
-async def test_a_decoder_that_is_killed_at_the_end_costs_no_words() -> None:
+async def test_a_decoder_killed_at_the_end_loses_no_words() -> None:
     stage = Stage(last=[said(0.5, 1.0)])
     async with stage.run():
         await stage.hear()
@@ -479,7 +479,7 @@ async def test_a_decoder_that_is_killed_at_the_end_costs_no_words() -> None:
     assert stage.listener.heard_bytes == [2, 2]
 
 
-def test_a_sigh_does_not_outvote_a_sentence() -> None:
+def test_a_short_utterance_does_not_outvote_a_long_one() -> None:
     vote = LanguageVote()
     assert (vote.leading, vote.decided) == (None, None)
     vote.add("cy", 0.4, 0.5)
@@ -489,19 +489,19 @@ def test_a_sigh_does_not_outvote_a_sentence() -> None:
     assert (vote.leading, vote.decided) == ("de", "de")
 
 
-def test_a_long_utterance_decides_alone() -> None:
+def test_one_long_utterance_decides_the_language() -> None:
     vote = LanguageVote()
     vote.add("fr", 0.9, 9.0)
     assert vote.decided == "fr"
 
 
 @pytest.mark.parametrize("option", [{"clip": "0:30-"}, {"channels": "split"}, {"vad": False}])
-def test_options_that_are_not_for_live_speech(option: dict[str, Any]) -> None:
+def test_options_that_live_jobs_refuse(option: dict[str, Any]) -> None:
     with pytest.raises(WhisperdError) as raised:
         check_live_options(JobOptions(**option))
     assert raised.value.code == "live.invalid_option"
     assert raised.value.data["option"] in option
 
 
-def test_live_speech_is_always_interactive() -> None:
+def test_live_jobs_are_always_interactive() -> None:
     assert check_live_options(JobOptions(priority="bulk")).priority == "interactive"

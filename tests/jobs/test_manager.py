@@ -1,4 +1,4 @@
-"""The life of jobs, with puppets around them: however a job ends, it ends once, last, and leaves nothing."""
+"""The life cycle of jobs among fakes: a job ends exactly once, as its last event, and leaks nothing."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ ENDS = ("transcription.completed", "transcription.failed", "transcription.cancel
 
 
 class House:
-    """A manager with puppets for runtimes and decoders."""
+    """A manager with fake runtimes and decoders."""
 
     manager: JobManager
 
@@ -50,7 +50,7 @@ class House:
         self.runtimes = FakeRuntimes(self.runtime)
         self.decoders = FakeDecoders([5.0, 6.0])
         self.languages: tuple[str, ...] | None = None
-        """Those of the model, where they are known before it is loaded."""
+        """The languages of the model, if known before it is loaded."""
         self.events: list[Event] = []
         self.forgotten: list[str] = []
         self.path = "/a.wav"
@@ -69,11 +69,11 @@ class House:
                 is_detached=is_detached,
             )
         except WhisperdError:
-            lease.release()  # it is the job's only once there is one
+            lease.release()  # only a job that exists takes over its lease
             raise
 
     def told(self, job: Job) -> list[str]:
-        """The types of a job's events, in order."""
+        """Return the types of the events of a job, in order."""
         return [str(event.__struct_config__.tag) for event in self.events if cast(Any, event).id == job.id]
 
     async def end(self, job: Job) -> str:
@@ -82,7 +82,7 @@ class House:
         return job.status
 
     def block(self, stage: str) -> None:
-        """Let jobs get as far as this and no further."""
+        """Hold jobs at this stage."""
         event = anyio.Event()
         match stage:
             case "loading":
@@ -119,7 +119,7 @@ async def open_house(*, keeper: JobKeeper | None = None, **limits: Any) -> Async
         assert job.over.is_set() and job.ended is not None
 
 
-async def test_a_job_from_beginning_to_end() -> None:
+async def test_the_life_of_a_job() -> None:
     async with open_house() as house:
         job = house.submit()
         assert (job.status, job.started, job.ended) == ("queued", None, None)
@@ -138,7 +138,7 @@ async def test_a_job_from_beginning_to_end() -> None:
         ]
 
 
-async def test_the_first_text_comes_while_the_rest_is_still_to_be_decoded() -> None:
+async def test_the_first_text_arrives_before_the_rest_is_decoded() -> None:
     async with open_house() as house:
         house.decoders.lengths = [10.0] * 1000  # three hours
         house.decoders.pause_before, house.decoders.may_go_on = 1, anyio.Event()
@@ -178,12 +178,12 @@ async def test_a_job_can_be_cancelled_at_every_stage(stage: str) -> None:
         assert job.transcript is None
         house.manager.cancel(job)
         house.unblock()
-        assert await house.end(house.submit()) == "completed", "its place is free again"
+        assert await house.end(house.submit()) == "completed", "its slot is not free again"
         if before is not None:
             assert await house.end(before) == "completed"
 
 
-async def test_an_error_that_comes_of_cancelling_is_none() -> None:
+async def test_an_error_caused_by_cancelling_does_not_fail_the_job() -> None:
     async with open_house() as house:
         house.block("decoding")
         house.decoders.error_when_cancelled = an_error("decoder.stopped")
@@ -193,7 +193,7 @@ async def test_an_error_that_comes_of_cancelling_is_none() -> None:
         assert await house.end(job) == "cancelled"
 
 
-async def test_what_is_computed_for_a_cancelled_job_harms_nobody() -> None:
+async def test_windows_in_flight_of_a_cancelled_job_do_not_affect_other_jobs() -> None:
     async with open_house() as house:
         house.block("computing")
         job = house.submit()
@@ -208,8 +208,8 @@ async def test_what_is_computed_for_a_cancelled_job_harms_nobody() -> None:
 # Failing
 
 
-async def test_a_job_waits_for_its_model_without_taking_a_place() -> None:
-    """A download may take an hour; the jobs on loaded models do not."""
+async def test_a_job_waiting_for_its_model_occupies_no_slot() -> None:
+    """A model may download for an hour: jobs on loaded models must not wait for it."""
     async with open_house() as house:
         house.block("loading")
         waiting = [house.submit(), house.submit()]
@@ -224,7 +224,7 @@ async def test_a_job_waits_for_its_model_without_taking_a_place() -> None:
             assert await house.end(job) == "completed"
 
 
-async def test_a_runtime_that_ends_while_a_job_waits_for_its_turn_is_asked_for_again() -> None:
+async def test_a_queued_job_acquires_its_runtime_again_if_it_was_unloaded() -> None:
     async with open_house() as house:
         house.block("decoding")
         running, waiting = house.submit(), house.submit()
@@ -240,7 +240,9 @@ async def test_a_runtime_that_ends_while_a_job_waits_for_its_turn_is_asked_for_a
     ("options", "code"),
     [({"language": "de"}, "language.not_in_model"), ({"task": "translate"}, "task.not_in_model")],
 )
-async def test_what_a_model_cannot_do_is_refused_at_once(options: dict[str, str], code: str) -> None:
+async def test_a_language_or_task_that_the_model_lacks_is_refused_at_once(
+    options: dict[str, str], code: str
+) -> None:
     async with open_house() as house:
         house.languages = ("en",)
         with pytest.raises(WhisperdError) as raised:
@@ -249,7 +251,7 @@ async def test_what_a_model_cannot_do_is_refused_at_once(options: dict[str, str]
         assert house.manager.remembered() == []
 
 
-async def test_what_a_model_cannot_do_is_refused_at_the_latest_when_it_is_loaded() -> None:
+async def test_a_language_that_the_model_lacks_fails_the_job_once_it_is_loaded() -> None:
     async with open_house() as house:
         house.runtimes.the_runtime = FakeRuntime(multilingual=False)
         job = house.submit(language="de")
@@ -258,7 +260,7 @@ async def test_what_a_model_cannot_do_is_refused_at_the_latest_when_it_is_loaded
 
 
 async def test_a_job_uses_its_runtime_only_while_it_runs() -> None:
-    """A runtime that was edited is loaded anew when nobody uses it, though jobs wait for it."""
+    """An edited runtime is reloaded as soon as no job uses it, even if jobs are queued for it."""
     async with open_house() as house:
         house.block("decoding")
         first, second = house.submit(), house.submit()
@@ -268,7 +270,7 @@ async def test_a_job_uses_its_runtime_only_while_it_runs() -> None:
         assert await house.end(first) == await house.end(second) == "completed"
 
 
-async def test_a_runtime_that_cannot_be_had() -> None:
+async def test_a_job_fails_if_its_runtime_cannot_be_loaded() -> None:
     async with open_house() as house:
         house.runtimes.error = an_error("model.unknown")
         job = house.submit()
@@ -277,8 +279,8 @@ async def test_a_runtime_that_cannot_be_had() -> None:
         assert house.told(job) == ["job.queued", "transcription.failed"]
 
 
-async def test_a_kept_error_holds_nothing_alive() -> None:
-    """A traceback would keep the frames of the run, and the audio in them."""
+async def test_the_error_of_a_job_keeps_no_objects_alive() -> None:
+    """A traceback would keep the frames of the run alive, and the audio in them."""
     async with open_house() as house:
         house.decoders.error = an_error("audio.damaged")
         job = house.submit()
@@ -288,7 +290,7 @@ async def test_a_kept_error_holds_nothing_alive() -> None:
         assert job.error.__context__ is None
 
 
-async def test_a_mistake_fails_its_job_alone(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_bug_fails_only_the_job_it_hits(caplog: pytest.LogCaptureFixture) -> None:
     async with open_house() as house:
         house.decoders.error = ZeroDivisionError("a mistake")
         job = house.submit()
@@ -299,7 +301,7 @@ async def test_a_mistake_fails_its_job_alone(caplog: pytest.LogCaptureFixture) -
         assert await house.end(house.submit()) == "completed"
 
 
-async def test_jobs_on_a_runtime_that_goes_fail_with_its_reason() -> None:
+async def test_jobs_on_an_unloaded_runtime_fail_with_its_error() -> None:
     async with open_house() as house:
         house.block("computing")
         house.block("decoding")
@@ -312,7 +314,7 @@ async def test_jobs_on_a_runtime_that_goes_fail_with_its_reason() -> None:
             assert job.error is not None and job.error.code == "worker.died"
 
 
-async def test_a_job_that_has_no_window_there_when_its_runtime_goes() -> None:
+async def test_a_job_fails_if_its_runtime_is_unloaded_between_its_windows() -> None:
     async with open_house() as house:
         house.decoders.pause_before = 1
         house.block("decoding")
@@ -326,10 +328,10 @@ async def test_a_job_that_has_no_window_there_when_its_runtime_goes() -> None:
         assert job.error is not None and job.error.code == "worker.died"
 
 
-# Turns
+# Queueing
 
 
-async def test_jobs_of_a_class_take_turns() -> None:
+async def test_jobs_of_one_priority_run_one_after_another() -> None:
     async with open_house() as house:
         house.block("decoding")
         first, second = house.submit(), house.submit()
@@ -340,7 +342,7 @@ async def test_jobs_of_a_class_take_turns() -> None:
         assert house.manager.remembered() == [first, second]
 
 
-async def test_a_file_that_is_decoded_makes_room_for_the_next_one() -> None:
+async def test_a_decoded_file_frees_its_slot_for_the_next_one() -> None:
     async with open_house() as house:
         house.block("computing")
         jobs = [house.submit() for _ in range(3)]
@@ -349,23 +351,25 @@ async def test_a_file_that_is_decoded_makes_room_for_the_next_one() -> None:
         house.unblock()
         for job in jobs:
             assert await house.end(job) == "completed"
-        assert [len(lengths) for _, lengths in house.runtime.batches] == [1, 4, 1], "they share a batch"
+        assert [len(lengths) for _, lengths in house.runtime.batches] == [1, 4, 1], (
+            "their windows do not share a batch"
+        )
 
 
-async def test_no_more_is_decoded_while_much_waits() -> None:
+async def test_no_further_file_is_decoded_while_enough_windows_wait() -> None:
     async with open_house() as house:
         house.decoders.lengths = [25.0, 25.0]
         house.block("computing")
         jobs = [house.submit() for _ in range(4)]
         await anyio.wait_all_tasks_blocked()
-        # Of the first, a window is being computed; with the second 75 s wait, with the third 125.
+        # One window of the first job is being computed; 75 s wait with the second job, 125 s with the third.
         assert [job.status for job in jobs] == ["running", "running", "running", "queued"]
         house.unblock()
         for job in jobs:
             assert await house.end(job) == "completed"
 
 
-async def test_of_files_whose_language_is_to_be_found_no_more_are_decoded_either() -> None:
+async def test_no_further_file_is_decoded_while_enough_language_votes_wait() -> None:
     async with open_house() as house:
         house.decoders.lengths = [25.0, 25.0]
         house.block("computing")
@@ -377,7 +381,7 @@ async def test_of_files_whose_language_is_to_be_found_no_more_are_decoded_either
             assert await house.end(job) == "completed"
 
 
-async def test_while_a_class_is_held_no_more_of_its_files_are_decoded() -> None:
+async def test_no_file_of_a_held_priority_is_decoded() -> None:
     async with open_house() as house:
         house.block("decoding")
         jobs = [house.submit(priority="bulk") for _ in range(3)]
@@ -391,7 +395,7 @@ async def test_while_a_class_is_held_no_more_of_its_files_are_decoded() -> None:
             assert await house.end(job) == "completed"
 
 
-async def test_no_class_takes_the_place_of_another() -> None:
+async def test_each_priority_has_its_own_slots() -> None:
     async with open_house() as house:
         house.block("decoding")
         bulk = [house.submit(priority="bulk") for _ in range(3)]
@@ -407,7 +411,7 @@ async def test_no_class_takes_the_place_of_another() -> None:
 
 @pytest.mark.parametrize("priority", ["normal", "bulk"])
 async def test_a_small_file_does_not_wait_for_large_ones(priority: str) -> None:
-    """Whose places are free only when nearly all of them is computed, which may take hours."""
+    """A large file frees its slot only when it is nearly finished, which may take hours."""
     async with open_house() as house:
         house.block("decoding")
         house.stamp = FileStamp(size_bytes=100_000_000, modified_ns=0)
@@ -422,8 +426,8 @@ async def test_a_small_file_does_not_wait_for_large_ones(priority: str) -> None:
             assert await house.end(job) == "completed"
 
 
-async def test_a_job_that_waits_for_its_turn_holds_its_lease() -> None:
-    """Or a model would be unloaded and loaded between two jobs."""
+async def test_a_queued_job_holds_its_lease() -> None:
+    """Otherwise, a model would be unloaded and reloaded between two jobs."""
     async with open_house() as house:
         house.block("decoding")
         for _ in range(3):
@@ -433,7 +437,7 @@ async def test_a_job_that_waits_for_its_turn_holds_its_lease() -> None:
         house.unblock()
 
 
-async def test_a_queue_has_an_end() -> None:
+async def test_the_queue_is_limited() -> None:
     async with open_house(max_jobs=2) as house:
         house.block("loading")
         jobs = [house.submit(), house.submit()]
@@ -448,10 +452,10 @@ async def test_a_queue_has_an_end() -> None:
         house.submit()
 
 
-# Remembering
+# Forgetting
 
 
-async def test_ended_jobs_are_forgotten_in_time() -> None:
+async def test_only_the_newest_finished_jobs_are_remembered() -> None:
     async with open_house(keep_count=2) as house:
         jobs = []
         for _ in range(4):
@@ -467,7 +471,7 @@ async def test_ended_jobs_are_forgotten_in_time() -> None:
         assert house.manager.remembered() == []
 
 
-async def test_cancelled_jobs_do_not_push_out_completed_ones() -> None:
+async def test_cancelled_jobs_do_not_evict_completed_ones() -> None:
     async with open_house(keep_count=2) as house:
         completed = [house.submit(), house.submit()]
         for job in completed:
@@ -494,7 +498,7 @@ async def test_an_active_job_is_never_forgotten() -> None:
 # Stopping
 
 
-async def test_running_jobs_may_end_before_the_daemon_does() -> None:
+async def test_drain_waits_for_running_jobs() -> None:
     async with open_house() as house:
         house.block("decoding")
         jobs = [house.submit(), house.submit()]
@@ -515,7 +519,7 @@ async def test_running_jobs_may_end_before_the_daemon_does() -> None:
         assert [job.status for job in jobs] == ["completed", "completed"]
 
 
-async def test_jobs_that_take_too_long_are_cancelled() -> None:
+async def test_drain_cancels_jobs_after_the_grace_period() -> None:
     async with open_house() as house:
         house.block("decoding")
         jobs = [house.submit(), house.submit()]
@@ -525,11 +529,11 @@ async def test_jobs_that_take_too_long_are_cancelled() -> None:
             assert job.status == "cancelled"
             assert job.error is not None and job.error.code == "daemon.stopping"
             assert job.error.fix == f"Retry it with `whisperctl jobs retry {job.id}`.", (
-                "it is read later as well"
+                "the fix must also hold when it is read later"
             )
 
 
-async def test_what_goes_on_in_the_next_daemon_is_neither_waited_for_nor_cancelled() -> None:
+async def test_drain_neither_waits_for_detached_jobs_nor_cancels_them() -> None:
     async with open_house() as house:
         house.block("decoding")
         job = house.submit(is_detached=True)
@@ -538,7 +542,7 @@ async def test_what_goes_on_in_the_next_daemon_is_neither_waited_for_nor_cancell
         assert job.is_suspended
 
 
-async def test_the_end_of_everything_ends_every_job() -> None:
+async def test_cancelling_the_task_group_cancels_every_job() -> None:
     async with open_house() as house:
         house.block("computing")
         jobs = [house.submit() for _ in range(3)]
@@ -548,11 +552,11 @@ async def test_the_end_of_everything_ends_every_job() -> None:
         assert job.error is not None and job.error.code == "daemon.stopping"
 
 
-# What is kept
+# Saving
 
 
 class SlowKeeper(FakeKeeper):
-    """Saves nothing until the test says so."""
+    """Completes no save until the test settles its ticket."""
 
     def __init__(self) -> None:
         self.tickets: list[Ticket] = []
@@ -562,27 +566,27 @@ class SlowKeeper(FakeKeeper):
         return self.tickets[-1]
 
 
-async def test_texts_leave_the_memory_once_they_are_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_transcripts_leave_memory_once_they_are_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("whisperd.jobs.manager.TRANSCRIPTS_IN_MEMORY", 1)
     keeper = SlowKeeper()
     async with open_house(keeper=cast(JobKeeper, keeper)) as house:
         jobs = [house.submit() for _ in range(3)]
         assert {await house.end(job) for job in jobs} == {"completed"}
-        assert None not in [job.transcript for job in jobs], "they are nowhere else"
+        assert None not in [job.transcript for job in jobs], "unsaved transcripts were dropped"
         for ticket in keeper.tickets:
             ticket.settle()
         jobs.append(house.submit())
         await house.end(jobs[-1])
         assert [job.transcript is None for job in jobs] == [True, True, True, False]
         forgotten, _ = house.manager.forget([jobs[-1].id])
-        house.manager.restore(forgotten)  # that could not be saved
+        house.manager.restore(forgotten)  # as if the deletion could not be saved
         keeper.tickets[3].settle()
         await house.end(house.submit())
         assert jobs[-1].transcript is None
 
 
 @pytest.mark.parametrize("when", ["later", "at the end"])
-async def test_the_end_that_could_not_be_saved_is_saved_again(when: str) -> None:
+async def test_a_failed_save_of_an_ended_job_is_retried(when: str) -> None:
     keeper = SlowKeeper()
     async with open_house(keeper=cast(JobKeeper, keeper)) as house:
         await house.end(house.submit())
@@ -599,7 +603,7 @@ async def test_the_end_that_could_not_be_saved_is_saved_again(when: str) -> None
 
 
 @pytest.mark.parametrize("is_saved", [False, True])
-async def test_of_a_job_that_is_forgotten_the_end_is_saved_with_that(is_saved: bool) -> None:
+async def test_forgetting_a_job_replaces_a_failed_save_of_its_end(is_saved: bool) -> None:
     keeper = SlowKeeper()
     async with open_house(keeper=cast(JobKeeper, keeper)) as house:
         job = house.submit()
@@ -609,7 +613,7 @@ async def test_of_a_job_that_is_forgotten_the_end_is_saved_with_that(is_saved: b
         assert job.end is (keeper.tickets[0] if is_saved else gone)
 
 
-async def test_who_has_a_text_does_not_wait_for_the_hash_of_a_large_file(
+async def test_a_completed_job_does_not_wait_for_the_hash_of_a_large_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     keeper = FakeKeeper()
@@ -622,8 +626,8 @@ async def test_who_has_a_text_does_not_wait_for_the_hash_of_a_large_file(
 # Inputs
 
 
-async def test_a_job_that_is_forgotten_leaves_nothing_in_memory(tmp_path: Path) -> None:
-    """Else a text would stay there that was to be erased."""
+async def test_a_forgotten_job_leaves_nothing_in_memory(tmp_path: Path) -> None:
+    """Otherwise, a transcript that was to be erased would stay in memory."""
 
     async def recipe_of(*_: object) -> Recipe:
         return Recipe(rules="r", engine="e", decoder="d", max_window_s=30.0, options={})
@@ -649,7 +653,7 @@ async def test_a_job_that_is_forgotten_leaves_nothing_in_memory(tmp_path: Path) 
             assert forgotten() is None and other() is not None
 
 
-async def test_what_can_be_transcribed(tmp_path: Path) -> None:
+async def test_check_path_returns_the_stamp_of_a_file(tmp_path: Path) -> None:
     sound = tmp_path / "a.wav"
     sound.write_bytes(b"RIFF")
     assert await check_path(str(sound)) == read_stamp(str(sound))
@@ -666,20 +670,20 @@ async def test_what_can_be_transcribed(tmp_path: Path) -> None:
         ("x" * 300, "audio.not_readable"),
     ],
 )
-async def test_what_cannot_be_transcribed(tmp_path: Path, name: str, code: str) -> None:
+async def test_check_path_refuses_unusable_paths(tmp_path: Path, name: str, code: str) -> None:
     (tmp_path / "empty.wav").touch()
     with pytest.raises(WhisperdError) as raised:
         await check_path(f"{tmp_path}/{name}")
     assert raised.value.code == code
 
 
-async def test_a_nul_character_is_called_that() -> None:
+async def test_the_error_for_a_nul_character_names_it() -> None:
     for path in ("/nul\0.wav", "nul\0.wav"):
         with pytest.raises(WhisperdError, match="NUL"):
             await check_path(path)
 
 
-async def test_a_relative_path_means_nothing_to_a_daemon() -> None:
+async def test_a_relative_path_is_refused() -> None:
     with pytest.raises(WhisperdError) as raised:
         await check_path("a.wav")
     assert raised.value.code == "input.not_absolute"

@@ -1,4 +1,4 @@
-"""One job's run: language vote, backpressure, and errors from either side, with puppets around it."""
+"""The run of one job among fakes: language vote, backpressure, decoder and engine errors, resuming."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ LENGTHS = [5.0, 6.0, 7.0, 5.5, 6.5]
 
 
 class Keeper(FakeKeeper):
-    """Remembers what is finished."""
+    """Records finished windows."""
 
     def __init__(self) -> None:
         self.finished: list[FinishedWindow] = []
@@ -55,7 +55,7 @@ class Keeper(FakeKeeper):
 
 
 class Stage:
-    """A run of a job, and what it publishes."""
+    """A run of a job, and the events it publishes."""
 
     def __init__(self, decoders: FakeDecoders, runtime: FakeRuntime | None = None, **options: Any) -> None:
         self.decoders = decoders
@@ -97,7 +97,7 @@ class Stage:
         return [event.text for event in self.events if isinstance(event, TranscriptionSegment)]
 
 
-async def test_a_file_becomes_text() -> None:
+async def test_a_file_is_transcribed() -> None:
     stage = Stage(FakeDecoders([5.0, 7.0, 6.0]))
     transcript = await stage.run()
     assert transcript.text == "5 7 6"
@@ -110,7 +110,7 @@ async def test_a_file_becomes_text() -> None:
     assert (last.done, last.total) == (18.0, 19.0)
 
 
-async def test_on_a_slow_computer_the_time_left_is_told_as_well() -> None:
+async def test_progress_estimates_the_remaining_time_on_a_slow_computer() -> None:
     stage = Stage(FakeDecoders([5.0, 7.0, 6.0]), FakeRuntime(batch_size=1))
     times = iter([0.0])
     stage.clock = lambda: next(times, 600.0)
@@ -120,7 +120,7 @@ async def test_on_a_slow_computer_the_time_left_is_told_as_well() -> None:
     assert first.eta == (19.0 - 5.0) * 600.0 / 5.0
 
 
-async def test_of_parts_of_a_file_it_is_told_how_fast_these_were() -> None:
+async def test_the_speed_of_a_clipped_job_counts_only_its_parts() -> None:
     stage = Stage(FakeDecoders([5.0, 7.0, 6.0]), clip="10-12; 15-")
     times = iter([0.0])
     stage.clock = lambda: next(times, 3.0)
@@ -131,7 +131,7 @@ async def test_of_parts_of_a_file_it_is_told_how_fast_these_were() -> None:
     assert stage.job.speed == event.speed
 
 
-async def test_a_file_in_which_nobody_speaks_has_no_text() -> None:
+async def test_a_file_without_speech_has_no_text() -> None:
     stage = Stage(FakeDecoders(), language=None)
     transcript = await stage.run()
     assert (transcript.text, transcript.segments, transcript.language) == ("", (), None)
@@ -147,7 +147,7 @@ async def test_the_first_windows_vote_and_the_others_follow() -> None:
     assert transcript.text == "5 6 7 5.5 6.5"
 
 
-async def test_a_short_file_votes_with_what_it_has() -> None:
+async def test_a_short_file_votes_with_all_its_windows() -> None:
     stage = Stage(FakeDecoders([5.0, 6.0]), language=None)
     assert (await stage.run()).text == "5 6"
     assert stage.runtime.batches == [(None, [5.0, 6.0])]
@@ -159,7 +159,7 @@ async def test_a_vote_is_no_larger_than_a_batch() -> None:
     assert stage.runtime.batches == [(None, [5.0]), ("de", [6.0]), ("de", [7.0])]
 
 
-async def test_speech_from_all_over_a_file_outvotes_its_first_windows() -> None:
+async def test_samples_from_the_whole_file_outvote_its_first_windows() -> None:
     stage = Stage(FakeDecoders([5.0, 6.0, 7.0]), language=None)
     stage.decoders.samples = [3.0, 3.5, 4.0]
     stage.runtime.spoken = {3.0: ("en", 0.9), 3.5: ("fr", 0.4), 4.0: ("en", 0.7)}
@@ -170,21 +170,21 @@ async def test_speech_from_all_over_a_file_outvotes_its_first_windows() -> None:
 
 
 @pytest.mark.parametrize("samples", [[], [3.0]])
-async def test_a_language_is_one_of_those_that_are_named(samples: list[float]) -> None:
+async def test_the_detected_language_is_one_of_those_given(samples: list[float]) -> None:
     stage = Stage(FakeDecoders([5.0, 6.0]), language="en,fr")
     stage.decoders.samples = samples
     stage.runtime.spoken = {3.0: ("pl", 0.9), 5.0: ("pl", 0.9), 6.0: ("fr", 0.9)}
     assert (await stage.run()).language == "en"
 
 
-async def test_a_language_that_changes_does_so_between_those_that_are_named() -> None:
+async def test_changing_languages_are_among_those_given() -> None:
     stage = Stage(FakeDecoders([5.0, 6.0]), language="auto,en,fr")
     stage.runtime.spoken = {5.0: ("pl", 0.9), 6.0: ("fr", 0.9)}
     transcript = await stage.run()
     assert [one.language for one in transcript.segments] == ["en", "fr"]
 
 
-async def test_a_language_that_changes_is_found_window_by_window() -> None:
+async def test_with_auto_the_language_is_detected_per_window() -> None:
     stage = Stage(FakeDecoders([5.0, 6.0, 7.0, 8.0]), language="auto")
     stage.decoders.samples = [3.0, 4.0]
     stage.runtime.spoken = {
@@ -197,7 +197,7 @@ async def test_a_language_that_changes_is_found_window_by_window() -> None:
     assert transcript.language == "de"  # 14 s of 26 s
 
 
-async def test_windows_that_overlap_are_heard_with_the_times_of_their_words() -> None:
+async def test_overlapping_windows_are_decoded_with_word_times() -> None:
     stage = Stage(FakeDecoders([5.0, 6.0, 7.0, 8.0]))
     stage.decoders.shared = [0.0, 2.0, 0.0, 0.0]
     stage.runtime.info = replace(stage.runtime.info, word_times=True)
@@ -206,7 +206,7 @@ async def test_windows_that_overlap_are_heard_with_the_times_of_their_words() ->
     assert timed == {6.0, 7.0}
 
 
-async def test_no_samples_are_wanted_where_the_language_is_known() -> None:
+async def test_a_known_language_needs_no_samples() -> None:
     stage = Stage(FakeDecoders([5.0]), language="de")
     stage.decoders.samples = [3.0]
     await stage.run()
@@ -235,10 +235,10 @@ async def test_a_slow_engine_holds_back_the_decoder(batch_size: int, replicas: i
     assert len(stage.transcript.segments) == 300
 
 
-async def test_a_file_that_is_computed_is_over_however_much_else_waits(
+async def test_a_run_finishes_whatever_else_waits(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Floats that are summed up, and taken off again, leave something behind: of these lengths they do."""
+    """Adding and subtracting floats leaves rounding errors, which these lengths provoke."""
     monkeypatch.setattr(Dispatcher, "has_enough", lambda *_: True)
     stage = Stage(FakeDecoders([5.0, 12.2, 17.8, 17.1]), FakeRuntime(batch_size=1))
     stage.runtime.may_compute = anyio.Event()
@@ -246,7 +246,7 @@ async def test_a_file_that_is_computed_is_over_however_much_else_waits(
         async with open_task_group() as tasks:
             tasks.start_soon(stage.run)
             await anyio.wait_all_tasks_blocked()
-            assert stage.decoders.taken == 4, "all but the first wait"
+            assert stage.decoders.taken == 4, "one window is computed, the other three wait"
             stage.runtime.may_compute.set()
     assert len(stage.segments()) == 4
 
@@ -268,22 +268,20 @@ async def failing(stage: Stage) -> WhisperdError:
     return raised.value
 
 
-async def test_a_decode_error_while_windows_are_computed() -> None:
+async def test_a_decoder_error_while_windows_are_computed_ends_the_run() -> None:
     stage = Stage(FakeDecoders([5.0] * 3, error=an_error("audio.damaged")))
     stage.runtime.may_compute = anyio.Event()
     assert (await failing(stage)).code == "audio.damaged"
 
 
 def killed(how: signal.Signals = signal.SIGKILL) -> WhisperdError:
-    """What a decoder ends with that was sent this signal."""
-    return WhisperdError("decoder.crashed", "It broke.", "Mend it.", {"status": -how})
+    """Return the error of a decoder that was killed by a signal."""
+    return WhisperdError("decoder.crashed", "It broke.", "Fix it.", {"status": -how})
 
 
 @pytest.mark.parametrize("options", [{}, {"language": None}, {"language": "auto"}], ids=str)
 @pytest.mark.parametrize("place", range(5))
-async def test_where_somebody_kills_the_decoder_another_one_goes_on(
-    place: int, options: dict[str, Any]
-) -> None:
+async def test_a_killed_decoder_is_replaced(place: int, options: dict[str, Any]) -> None:
     def stage_of() -> Stage:
         stage = Stage(FakeDecoders([5.0, 6.0, 7.0, 5.5, 6.5]), **options)
         stage.decoders.samples = [3.0, 3.5]
@@ -306,7 +304,7 @@ async def test_where_somebody_kills_the_decoder_another_one_goes_on(
     assert second.samples == (0 if place else first.samples)
 
 
-async def test_decoders_may_be_killed_again_and_again_while_each_gets_further() -> None:
+async def test_decoders_may_be_killed_repeatedly_while_each_makes_progress() -> None:
     stage = Stage(FakeDecoders([5.0, 6.0, 7.0, 8.0]))
     stage.decoders.deaths = {place: [killed(), killed()] for place in range(4)}
     transcript = await stage.run()
@@ -314,7 +312,7 @@ async def test_decoders_may_be_killed_again_and_again_while_each_gets_further() 
     assert len(stage.decoders.asked) == 9
 
 
-async def test_decoders_that_find_more_silence_each_time_get_further() -> None:
+async def test_finding_more_silence_counts_as_progress() -> None:
     stage = Stage(FakeDecoders([5.0]))
     stage.decoders.silence = [1000, 2000, 3000, 4000]
     stage.decoders.deaths = {0: [killed(), killed(), killed(), killed()]}
@@ -324,7 +322,7 @@ async def test_decoders_that_find_more_silence_each_time_get_further() -> None:
     ]  # fmt: skip
 
 
-async def test_decoders_that_are_killed_at_the_same_place_are_an_error() -> None:
+async def test_three_decoders_killed_at_the_same_place_are_an_error() -> None:
     stage = Stage(FakeDecoders([5.0, 6.0, 7.0, 8.0]))
     stage.decoders.deaths = {1: [killed()], 3: [killed(), killed(), killed(signal.SIGTERM)]}
     with pytest.raises(WhisperdError, match="It broke") as caught:
@@ -336,7 +334,7 @@ async def test_decoders_that_are_killed_at_the_same_place_are_an_error() -> None
 @pytest.mark.parametrize(
     "error", [killed(signal.SIGSEGV), an_error("audio.broken"), an_error("decoder.stuck")]
 )
-async def test_what_is_wrong_with_a_file_is_not_tried_again(error: WhisperdError) -> None:
+async def test_crashes_and_errors_of_a_file_are_not_retried(error: WhisperdError) -> None:
     stage = Stage(FakeDecoders([5.0, 6.0]))
     stage.decoders.deaths[1] = [error]
     with pytest.raises(WhisperdError) as caught:
@@ -345,7 +343,7 @@ async def test_what_is_wrong_with_a_file_is_not_tried_again(error: WhisperdError
     assert len(stage.decoders.asked) == 1
 
 
-async def test_a_file_that_is_another_one_after_a_kill_is_not_joined_with_what_it_was() -> None:
+async def test_a_file_that_changed_before_a_decoder_was_replaced_is_an_error() -> None:
     stage = Stage(FakeDecoders([5.0, 6.0, 7.0]))
     stage.decoders.deaths[2] = [killed()]
     stage.decoders.when_asked_again = [5.0, 6.5, 7.0]
@@ -354,14 +352,14 @@ async def test_a_file_that_is_another_one_after_a_kill_is_not_joined_with_what_i
     assert caught.value.code == "decoder.crashed"
 
 
-async def test_an_engine_error_while_the_decoder_has_more() -> None:
+async def test_an_engine_error_ends_the_run_while_the_decoder_continues() -> None:
     stage = Stage(FakeDecoders([5.0]))
     stage.decoders.may_go_on = anyio.Event()
     stage.runtime.errors[5.0] = an_error("engine.problem")
     assert (await failing(stage)).code == "engine.problem"
 
 
-async def test_of_windows_that_are_tried_again_the_engine_has_its_say() -> None:
+async def test_a_window_that_the_engine_refuses_again_ends_the_run() -> None:
     stage = Stage(FakeDecoders([5.0, 6.0, 6.5]))
     stage.runtime.may_compute = anyio.Event()
     stage.runtime.errors[6.5] = an_error("engine.refused")
@@ -377,7 +375,7 @@ async def test_of_windows_that_are_tried_again_the_engine_has_its_say() -> None:
     assert stage.segments() == ["5", "6"]
 
 
-async def test_many_windows_that_fail_at_once_are_one_error() -> None:
+async def test_windows_that_fail_together_raise_one_error() -> None:
     stage = Stage(FakeDecoders([5.0] * 8), FakeRuntime(batch_size=8))
     stage.runtime.may_compute = anyio.Event()
     async with open_task_group() as tasks:
@@ -390,13 +388,13 @@ async def test_many_windows_that_fail_at_once_are_one_error() -> None:
         assert (await failing(stage)).code == "worker.died"
 
 
-async def test_an_error_in_the_vote() -> None:
+async def test_an_engine_error_in_the_vote_ends_the_run() -> None:
     stage = Stage(FakeDecoders([5.0, 6.0, 7.0, 8.0]), language=None)
     stage.runtime.errors[6.0] = an_error("engine.problem")
     assert (await failing(stage)).code == "engine.problem"
 
 
-async def test_a_file_is_looked_at_once_more_when_it_was_read_and_not_before(
+async def test_a_file_is_checked_for_changes_as_soon_as_it_is_decoded(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async def look(job: Job) -> None:
@@ -418,19 +416,19 @@ async def test_a_file_is_looked_at_once_more_when_it_was_read_and_not_before(
             stage.runtime.may_compute.set()
 
 
-async def test_a_mistake_is_not_taken_for_an_error_of_the_file() -> None:
+async def test_a_bug_is_not_reported_as_an_error_of_the_file() -> None:
     stage = Stage(FakeDecoders([5.0], error=ZeroDivisionError("a mistake")))
     with pytest.raises(ZeroDivisionError):
         await stage.run()
 
 
-# Going on
+# Resuming
 
 
 def run_over(
     finished: Sequence[FinishedWindow] = (), language: str = "en", batch_size: int = 1, replicas: int = 1
 ) -> Stage:
-    """A run that went on with what an earlier one has finished, and is over."""
+    """Return a finished run that resumed from these finished windows."""
 
     async def run() -> Stage:
         runtime = FakeRuntime(batch_size=batch_size, replicas=replicas)
@@ -442,41 +440,41 @@ def run_over(
     return anyio.run(run)
 
 
-def what_was_said(stage: Stage) -> tuple[Any, ...]:
+def result_of(stage: Stage) -> tuple[Any, ...]:
     assert stage.transcript is not None
     return replace(stage.transcript, elapsed=0.0), stage.segments()
 
 
 @given(st.data(), st.sampled_from(["en", "auto"]), st.integers(1, 4), st.integers(1, 3))
-def test_whatever_was_finished_the_joined_result_is_the_same(
+def test_a_resumed_run_has_the_same_result_wherever_it_stopped(
     data: st.DataObject, language: str, batch_size: int, replicas: int
 ) -> None:
     whole = run_over((), language, batch_size, replicas)
     assert sorted(one.index for one in whole.keeper.finished) == list(range(len(LENGTHS)))
-    # Windows end in any order, and are written down as they do: the daemon may die after any of them.
+    # Windows finish and are saved in any order, and the daemon may die after any of them.
     count = data.draw(st.integers(0, len(LENGTHS)))
     kept = [decode_window(msgspec.msgpack.encode(one)) for one in whole.keeper.finished[:count]]
     resumed = run_over(kept, language, batch_size, replicas)
-    assert what_was_said(resumed) == what_was_said(whole)
-    assert resumed.computed == len(LENGTHS) - count, "what was finished is not computed again"
+    assert result_of(resumed) == result_of(whole)
+    assert resumed.computed == len(LENGTHS) - count, "a finished window was computed again"
     assert {one.index for one in resumed.keeper.finished}.isdisjoint(one.index for one in kept)
 
 
-def test_a_window_that_lies_elsewhere_is_computed_again() -> None:
+def test_a_window_whose_position_changed_is_computed_again() -> None:
     first, *others = run_over().keeper.finished
     again = run_over([replace(one, start=one.start + 0.5) for one in others])
-    assert again.computed == len(LENGTHS), "not even the first one was done"
+    assert again.computed == len(LENGTHS), "the first window was not finished either"
     again = run_over([first, *(replace(one, end=one.end + 0.5) for one in others[-2:])])
     assert again.computed == len(LENGTHS) - 1
 
 
-def test_where_windows_lie_elsewhere_whose_sound_is_not_decoded_again_the_run_is_given_up() -> None:
+def test_moved_windows_whose_audio_is_not_decoded_again_end_the_run() -> None:
     longer = [replace(one, end=one.end + 0.5) for one in run_over().keeper.finished]
     with pytest.raises(WindowsChanged):
         run_over(longer)
 
 
-def test_the_time_that_was_spent_before_counts() -> None:
+def test_time_spent_before_an_interruption_counts() -> None:
     kept = [replace(one, elapsed_s=100.0) for one in run_over().keeper.finished]
     transcript = run_over(kept).transcript
     assert transcript is not None and transcript.elapsed >= 100.0

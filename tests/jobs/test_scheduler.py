@@ -1,4 +1,4 @@
-"""The window scheduler: its rules one by one, then all of them on thousands of generated loads."""
+"""The window scheduler: each rule separately, then all of them on thousands of generated loads."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ def run_one(scheduler: WindowScheduler, now_s: float = 0.0) -> list[tuple[str, i
 # Rules
 
 
-def test_nothing_waits_and_nothing_is_computed() -> None:
+def test_without_windows_there_is_no_batch() -> None:
     scheduler = scheduler_with(("a", "normal"))
     assert scheduler.next_batch(0) is None
     assert is_idle(scheduler)
 
 
-def test_no_more_batches_than_replicas() -> None:
+def test_no_more_batches_run_than_there_are_replicas() -> None:
     scheduler = scheduler_with(("a", "normal"), batch_size=1, replicas=2)
     for index in range(3):
         scheduler.add(parcel("a", index), 0)
@@ -91,26 +91,26 @@ def test_no_more_batches_than_replicas() -> None:
     assert content(scheduler.next_batch(0)) == [("a", 2)]
 
 
-def test_a_higher_class_overtakes_what_is_computed() -> None:
+def test_a_higher_priority_overtakes_running_batches() -> None:
     jobs: tuple[tuple[str, Priority], ...] = (("low", "bulk"), ("a", "normal"), ("high", "interactive"))
     scheduler = scheduler_with(*jobs, batch_size=1, replicas=2, overtakes=True)
     for index in range(4):
         scheduler.add(parcel("low", index), 0)
     low = [scheduler.next_batch(0), scheduler.next_batch(0)]
-    assert scheduler.next_batch(0) is None, "no class overtakes itself"
+    assert scheduler.next_batch(0) is None, "no priority overtakes itself"
     scheduler.add(parcel("a", 0), 1)
     scheduler.add(parcel("a", 1), 1)
     assert content(scheduler.next_batch(1)) == [("a", 0)]
     scheduler.add(parcel("high", 0), 2)
-    assert scheduler.next_batch(2) is None, "there is one more batch already"
+    assert scheduler.next_batch(2) is None, "only one batch may overtake at a time"
     assert low[0] is not None and low[1] is not None
     scheduler.done(low[0])
     assert content(scheduler.next_batch(3)) == [("high", 0)]
     scheduler.done(low[1])
-    assert scheduler.next_batch(3) is None, "both replicas have work of a higher class"
+    assert scheduler.next_batch(3) is None, "both replicas run batches of a higher priority"
 
 
-def test_nothing_overtakes_where_the_engine_cannot() -> None:
+def test_nothing_overtakes_if_the_engine_does_not_support_it() -> None:
     scheduler = scheduler_with(("low", "bulk"), ("a", "normal"))
     scheduler.add(parcel("low", 0), 0)
     assert scheduler.next_batch(0) is not None
@@ -126,7 +126,7 @@ def test_a_batch_holds_windows_of_several_jobs() -> None:
     assert run_one(scheduler) == [("a", 0), ("b", 0), ("a", 1), ("b", 1)]
 
 
-def test_unequal_options_and_unlike_lengths_share_no_batch() -> None:
+def test_different_options_or_lengths_do_not_share_a_batch() -> None:
     scheduler = scheduler_with(("a", "normal"), ("b", "normal"), ("c", "normal"))
     scheduler.add(parcel("a", 0), 0)
     scheduler.add(parcel("b", 0, options=GERMAN), 0)
@@ -134,7 +134,7 @@ def test_unequal_options_and_unlike_lengths_share_no_batch() -> None:
     assert [run_one(scheduler) for _ in range(3)] == [[("a", 0)], [("b", 0)], [("c", 0)]]
 
 
-def test_where_only_equal_contexts_go_together_no_batch_has_others() -> None:
+def test_with_equal_contexts_required_no_batch_mixes_them() -> None:
     scheduler = scheduler_with(("a", "normal"), ("b", "normal"), batch_size=8, context_of=equal_context)
     same_s, other_s = (10.5, 11.9, 11.0), (12.1, 13.0)
     assert {equal_context(one_s) for one_s in same_s} == {1400}
@@ -145,15 +145,15 @@ def test_where_only_equal_contexts_go_together_no_batch_has_others() -> None:
     assert run_one(scheduler) == [("a", 3), ("a", 4)]
 
 
-def test_no_two_windows_of_a_batch_are_unlike() -> None:
+def test_all_windows_of_a_batch_have_similar_lengths() -> None:
     scheduler = scheduler_with(("a", "normal"), batch_size=8)
-    for index, length_s in enumerate((12.0, 8.5, 17.0)):  # each of the others is like the first
+    for index, length_s in enumerate((12.0, 8.5, 17.0)):  # each of the others is similar to the first
         scheduler.add(parcel("a", index, s=length_s), 0)
     assert run_one(scheduler) == [("a", 0), ("a", 1)]
     assert run_one(scheduler) == [("a", 2)]
 
 
-def test_the_last_of_the_work_is_shared_out() -> None:
+def test_the_last_windows_are_divided_among_the_replicas() -> None:
     scheduler = scheduler_with(("a", "normal"), ("b", "normal"), batch_size=8, replicas=2)
     for index in range(4):
         scheduler.add(parcel("a", index), 0)
@@ -168,7 +168,7 @@ def test_the_last_of_the_work_is_shared_out() -> None:
 
 
 @pytest.mark.parametrize(("is_ending", "first"), [(True, "b"), (False, "a")])
-def test_the_longest_of_the_last_windows_begins(is_ending: bool, first: str) -> None:
+def test_of_the_last_windows_the_longest_starts_first(is_ending: bool, first: str) -> None:
     scheduler = scheduler_with(("a", "normal"), ("b", "normal"), batch_size=1, replicas=2)
     scheduler.add(parcel("a", 0, s=5.0), 0)
     scheduler.add(parcel("b", 0, s=26.0), 0)
@@ -178,7 +178,7 @@ def test_the_longest_of_the_last_windows_begins(is_ending: bool, first: str) -> 
     assert run_one(scheduler) == [(first, 0)]
 
 
-def test_where_more_is_to_come_batches_are_full() -> None:
+def test_batches_are_full_while_more_windows_are_expected() -> None:
     jobs: tuple[tuple[str, Priority], ...] = (("a", "normal"), ("b", "normal"), ("other", "bulk"))
     scheduler = scheduler_with(*jobs, batch_size=4, replicas=2)
     for index in range(4):
@@ -192,7 +192,7 @@ def test_where_more_is_to_come_batches_are_full() -> None:
 
 
 @pytest.mark.parametrize(("length_s", "enough"), [(2.0, 8), (15.0, 6), (30.0, 3)])
-def test_it_knows_when_it_has_enough_to_do(length_s: float, enough: int) -> None:
+def test_has_enough_reports_a_sufficient_backlog(length_s: float, enough: int) -> None:
     scheduler = scheduler_with(("a", "normal"), ("b", "normal"), batch_size=4, replicas=2)
     for index in range(enough):
         assert not scheduler.has_enough("normal")
@@ -209,17 +209,17 @@ def test_it_knows_when_it_has_enough_to_do(length_s: float, enough: int) -> None
     assert not scheduler.has_enough("normal")
 
 
-def test_where_only_equal_contexts_go_together_many_windows_may_be_too_few() -> None:
+def test_with_equal_contexts_required_a_backlog_has_to_be_larger() -> None:
     scheduler = scheduler_with(("a", "normal"), batch_size=4, replicas=2, context_of=equal_context)
     for index in range(8):
         scheduler.add(parcel("a", index, s=2.0 + index), 0)
     assert not scheduler.has_enough("normal")
     for index in range(8, 13):
         scheduler.add(parcel("a", index), 0)
-    assert scheduler.has_enough("normal"), "a minute and a half waits"
+    assert scheduler.has_enough("normal"), "ninety seconds are waiting"
 
 
-def test_a_vote_goes_in_one_batch_and_only_where_there_is_room() -> None:
+def test_a_vote_is_not_split_between_batches() -> None:
     scheduler = scheduler_with(("a", "normal"), ("b", "normal"))
     scheduler.add(parcel("a", 0), 0)
     scheduler.add(parcel("a", 1), 0)
@@ -227,14 +227,14 @@ def test_a_vote_goes_in_one_batch_and_only_where_there_is_room() -> None:
     assert [run_one(scheduler) for _ in range(2)] == [[("a", 0), ("b", 0)], [("a", 1)]]
 
 
-def test_a_vote_that_is_larger_than_a_batch_is_a_batch() -> None:
+def test_a_vote_larger_than_a_batch_runs_alone() -> None:
     scheduler = scheduler_with(("a", "normal"), batch_size=2)
     scheduler.add(parcel("a", 0, windows=3), 0)
     scheduler.add(parcel("a", 3), 0)
     assert [run_one(scheduler) for _ in range(2)] == [[("a", 0)], [("a", 3)]]
 
 
-def test_windows_of_a_batch_know_their_parcel() -> None:
+def test_the_windows_of_a_batch_are_grouped_by_parcel() -> None:
     scheduler = scheduler_with(("a", "normal"), ("b", "normal"))
     scheduler.add(parcel("a", 0, windows=2), 0)
     scheduler.add(parcel("b", 0), 0)
@@ -243,14 +243,14 @@ def test_windows_of_a_batch_know_their_parcel() -> None:
     assert [window.group for window in batch.windows] == [0, 0, 1]
 
 
-def test_a_higher_class_goes_first_and_alone() -> None:
+def test_a_higher_priority_runs_first_and_shares_no_batch() -> None:
     scheduler = scheduler_with(("file", "bulk"), ("clip", "interactive"), ("note", "normal"))
     for job in ("file", "note", "clip"):
         scheduler.add(parcel(job, 0), 0)
     assert [run_one(scheduler) for _ in range(3)] == [[("clip", 0)], [("note", 0)], [("file", 0)]]
 
 
-def test_a_class_that_was_passed_over_for_long_has_one_batch() -> None:
+def test_a_starved_priority_gets_one_batch() -> None:
     scheduler = scheduler_with(("file", "bulk"), ("clip", "interactive"), batch_size=1)
     for index in range(4):
         scheduler.add(parcel("file", index), 0)
@@ -260,7 +260,7 @@ def test_a_class_that_was_passed_over_for_long_has_one_batch() -> None:
     assert run_one(scheduler, STARVATION_S + 2) == [("clip", 1)]
 
 
-def test_a_class_that_had_nothing_to_do_was_not_passed_over() -> None:
+def test_a_priority_without_work_does_not_starve() -> None:
     scheduler = scheduler_with(("file", "bulk"), ("clip", "interactive"), batch_size=1)
     scheduler.add(parcel("clip", 0), 0)
     scheduler.add(parcel("clip", 1), 0)
@@ -268,7 +268,7 @@ def test_a_class_that_had_nothing_to_do_was_not_passed_over() -> None:
     assert run_one(scheduler, 101) == [("clip", 0)]
 
 
-def test_a_late_job_starts_level() -> None:
+def test_a_late_job_shares_equally_with_earlier_ones() -> None:
     scheduler = scheduler_with(("early", "normal"), batch_size=1)
     for index in range(20):
         scheduler.add(parcel("early", index), 0)
@@ -281,7 +281,7 @@ def test_a_late_job_starts_level() -> None:
     assert turns == {"early": 5, "late": 5}
 
 
-def test_a_late_job_is_level_with_one_that_ran_alone() -> None:
+def test_a_late_job_shares_equally_with_one_that_ran_alone() -> None:
     scheduler = scheduler_with(("early", "normal"), batch_size=8)
     for index in range(24):
         scheduler.add(parcel("early", index), 0)
@@ -293,11 +293,11 @@ def test_a_late_job_is_level_with_one_that_ran_alone() -> None:
     assert turns == {"early": 16, "late": 16}
 
 
-def test_a_job_that_paused_makes_up_for_little() -> None:
+def test_a_stalled_job_catches_up_only_to_a_limit() -> None:
     scheduler = scheduler_with(("slow", "normal"), ("fast", "normal"), batch_size=1)
     for index in range(100):
         scheduler.add(parcel("fast", index), 0)
-    for _ in range(50):  # the source of the other one stalls
+    for _ in range(50):  # the source of the slow job stalls
         run_one(scheduler)
     for index in range(50):
         scheduler.add(parcel("slow", index), 0)
@@ -305,8 +305,8 @@ def test_a_job_that_paused_makes_up_for_little() -> None:
     assert (turns["slow"] - turns["fast"]) * 10 == LEAD_LIMIT_S
 
 
-def test_filling_up_batches_of_others_has_a_limit() -> None:
-    """A job that fits well with a thin one must not leave one that fits with nobody behind."""
+def test_filling_the_batches_of_other_jobs_is_limited() -> None:
+    """A job that shares the batches of a sparse one must not outrun a job that can share none."""
     scheduler = scheduler_with(("thin", "normal"), ("fits", "normal"), ("lonely", "normal"))
     index = count()
     served: Counter[str] = Counter()
@@ -319,7 +319,7 @@ def test_filling_up_batches_of_others_has_a_limit() -> None:
     assert abs(served["fits"] - served["lonely"]) * 10 <= LEAD_LIMIT_S + 4 * 10
 
 
-def test_a_removed_job_leaves_nothing() -> None:
+def test_a_removed_job_leaves_no_windows() -> None:
     scheduler = scheduler_with(("a", "normal"), ("b", "normal"))
     scheduler.add(parcel("a", 0), 0)
     scheduler.add(parcel("b", 0), 0)
@@ -329,7 +329,7 @@ def test_a_removed_job_leaves_nothing() -> None:
     assert is_idle(scheduler)
 
 
-def test_what_is_computed_of_a_removed_job_is_unwanted() -> None:
+def test_running_windows_of_a_removed_job_become_unwanted() -> None:
     scheduler = scheduler_with(("a", "normal"), ("b", "normal"), batch_size=3, replicas=2)
     for job, index in (("a", 0), ("b", 0), ("a", 1), ("a", 2)):
         scheduler.add(parcel(job, index), 0)
@@ -340,7 +340,7 @@ def test_what_is_computed_of_a_removed_job_is_unwanted() -> None:
     assert [one.job for one in first.wanted + second.wanted] == ["b"]
 
 
-def test_what_a_dead_worker_had_runs_again_alone() -> None:
+def test_windows_of_a_dead_worker_are_retried_one_at_a_time() -> None:
     scheduler = scheduler_with(("a", "normal"), ("b", "normal"), batch_size=2, replicas=2)
     for index in range(4):
         scheduler.add(parcel("a", index), 0)
@@ -348,12 +348,12 @@ def test_what_a_dead_worker_had_runs_again_alone() -> None:
     assert first is not None and second is not None
     scheduler.add(parcel("b", 0), 0)
     assert scheduler.worker_died(first) == []
-    assert scheduler.next_batch(0) is None, "nothing beside a batch that is not known to be dead yet"
+    assert scheduler.next_batch(0) is None, "nothing runs next to a batch that is not known to be dead yet"
     assert scheduler.worker_died(second) == []
     for index in range(4):
         batch = scheduler.next_batch(0)
         assert content(batch) == [("a", index)]
-        assert scheduler.next_batch(0) is None, "nothing beside a second chance"
+        assert scheduler.next_batch(0) is None, "nothing runs next to a retry"
         assert batch is not None
         scheduler.done(batch)
     assert run_one(scheduler) == [("b", 0)]
@@ -371,7 +371,7 @@ def test_what_a_dead_worker_had_runs_again_alone() -> None:
         (Past(9, windows_before=100), [4, 4, 5, 5, 6, 7, 7, 2]),
     ],
 )
-def test_what_was_interrupted_has_smaller_batches_for_a_while(past: Past, sizes: list[int]) -> None:
+def test_interrupted_jobs_get_smaller_batches_for_a_while(past: Past, sizes: list[int]) -> None:
     scheduler = scheduler_with(batch_size=8)
     scheduler.add_job("a", "normal", past)
     for index in range(40):
@@ -380,7 +380,7 @@ def test_what_was_interrupted_has_smaller_batches_for_a_while(past: Past, sizes:
     assert is_idle(scheduler)
 
 
-def test_a_batch_that_has_some_of_an_interrupted_job_is_small() -> None:
+def test_a_batch_with_windows_of_an_interrupted_job_is_small() -> None:
     scheduler = scheduler_with(("whole", "normal"), batch_size=8)
     scheduler.add_job("often", "normal", Past(2))
     for index in range(3):
@@ -390,7 +390,7 @@ def test_a_batch_that_has_some_of_an_interrupted_job_is_small() -> None:
         assert sorted(run_one(scheduler)) == [("often", index), ("whole", index)]
 
 
-def test_a_dead_worker_interrupts_once_however_many_batches_it_had() -> None:
+def test_a_dead_worker_counts_as_one_interruption_for_all_its_batches() -> None:
     scheduler = scheduler_with(("a", "normal"), batch_size=8, replicas=2)
     for index in range(24):
         scheduler.add(parcel("a", index), 0)
@@ -398,11 +398,11 @@ def test_a_dead_worker_interrupts_once_however_many_batches_it_had() -> None:
     for batch in batches:
         assert batch is not None and scheduler.worker_died(batch) == []
     assert [len(run_one(scheduler)) for _ in range(16)] == [1] * 16
-    assert len(run_one(scheduler)) == 6, "half of it, and sixteen were computed since"
+    assert len(run_one(scheduler)) == 6, "half the usual size plus the growth over sixteen windows"
 
 
-def test_a_dead_worker_makes_batches_small_however_far_the_daemon_before_came() -> None:
-    """It may be that a large batch takes more memory than there is."""
+def test_a_dead_worker_shrinks_batches_whatever_progress_an_earlier_daemon_made() -> None:
+    """A large batch may need more memory than there is."""
     scheduler = scheduler_with(batch_size=8)
     scheduler.add_job("a", "normal", Past(1, windows_before=100))
     for index in range(24):
@@ -411,10 +411,10 @@ def test_a_dead_worker_makes_batches_small_however_far_the_daemon_before_came() 
     assert batch is not None and len(batch.parcels) == 4
     assert scheduler.worker_died(batch) == []
     assert [len(run_one(scheduler)) for _ in range(4)] == [1] * 4
-    assert len(run_one(scheduler)) == 2, "a quarter of what a batch usually holds"
+    assert len(run_one(scheduler)) == 2, "a quarter of the usual size"
 
 
-def test_a_second_death_is_the_last() -> None:
+def test_a_window_is_given_up_after_the_second_worker_death() -> None:
     scheduler = scheduler_with(("a", "normal"), ("b", "normal"), batch_size=2)
     scheduler.add(parcel("a", 0), 0)
     scheduler.add(parcel("b", 0), 0)
@@ -427,7 +427,7 @@ def test_a_second_death_is_the_last() -> None:
     assert is_idle(scheduler)
 
 
-def test_a_removed_job_has_no_second_chance() -> None:
+def test_windows_of_a_removed_job_are_not_retried() -> None:
     scheduler = scheduler_with(("a", "normal"), ("b", "normal"), batch_size=2)
     scheduler.add(parcel("a", 0), 0)
     scheduler.add(parcel("b", 0), 0)
@@ -439,7 +439,7 @@ def test_a_removed_job_has_no_second_chance() -> None:
     assert is_idle(scheduler)
 
 
-def test_a_refused_batch_is_taken_apart() -> None:
+def test_the_windows_of_a_refused_batch_are_retried_separately() -> None:
     scheduler = scheduler_with(("a", "normal"), ("b", "normal"), batch_size=2)
     scheduler.add(parcel("a", 0), 0)
     scheduler.add(parcel("b", 0), 0)
@@ -451,7 +451,7 @@ def test_a_refused_batch_is_taken_apart() -> None:
     assert run_one(scheduler) == [("b", 0)]
 
 
-def test_refused_alone_is_refused_for_good() -> None:
+def test_a_window_refused_alone_is_given_up() -> None:
     scheduler = scheduler_with(("a", "normal"))
     scheduler.add(parcel("a", 0), 0)
     batch = scheduler.next_batch(0)
@@ -460,7 +460,7 @@ def test_refused_alone_is_refused_for_good() -> None:
     assert is_idle(scheduler)
 
 
-def test_ten_thousand_windows_of_two_hundred_jobs_cost_no_more_each_than_a_quarter_of_them() -> None:
+def test_the_cost_of_a_batch_does_not_depend_on_the_backlog() -> None:
     def cost_s(windows: int) -> float:
         scheduler = WindowScheduler(batch_size=8, replicas=1)
         for job in range(200):
@@ -474,12 +474,12 @@ def test_ten_thousand_windows_of_two_hundred_jobs_cost_no_more_each_than_a_quart
         assert is_idle(scheduler)
         return time.process_time() - began_s
 
-    # Four times as much, and sixteen times if each batch cost as much as waits: far enough apart to tell at
-    # one time or another on a computer that does something else as well.
+    # The ratio is four if the cost is constant, and sixteen if it grows with the backlog: far enough apart
+    # that one of five tries tells them apart, even on a busy computer.
     assert any(cost_s(10_000) < 8 * cost_s(2_500) for _ in range(5)), "a batch costs more when more waits"
 
 
-def test_of_a_jobs_windows_those_of_like_length_are_computed_together() -> None:
+def test_windows_of_one_job_with_similar_lengths_share_a_batch() -> None:
     scheduler = WindowScheduler(batch_size=3, replicas=1)
     scheduler.add_job("1", "normal")
     for index, seconds in enumerate([20, 9, 14, 26, 19, 10, 3, 21]):
@@ -496,21 +496,21 @@ def test_of_a_jobs_windows_those_of_like_length_are_computed_together() -> None:
 
 @dataclass(frozen=True)
 class JobPlan:
-    """A generated job: when it comes, when it is cancelled, and its parcels."""
+    """A generated job: when it arrives, when it is cancelled, and its parcels."""
 
     priority: Priority
     arrival_s: float
     cancel_s: float | None
     options: DecodeOptions
     parcels: list[tuple[float, int, bool]]
-    """Seconds of each window, windows, and whether the worker dies of it."""
+    """For each: seconds per window, number of windows, and whether it kills the worker."""
     is_complete: bool = True
-    """Whether it is known that no more is to come."""
+    """Whether the scheduler is told that no more windows follow."""
 
 
 @dataclass
 class Simulation:
-    """Runs a load by a clock of its own, and checks every step against the rules."""
+    """Runs a load on a simulated clock and checks every step against the rules."""
 
     plans: list[JobPlan]
     batch_size: int
@@ -582,7 +582,7 @@ class Simulation:
         if not (first := batch.parcels[0]).is_retry:
             oldest = min(set(range(len(self.plans[int(first.job)].parcels))) - set(self.started[first.job]))
             are_last = sum(self.waiting[priority].values()) <= self.replicas
-            assert first.indexes[0] == oldest or are_last, "not what has waited longest, nor one of the last"
+            assert first.indexes[0] == oldest or are_last, "neither the oldest window nor one of the last"
         for one in batch.parcels:
             if not one.is_retry:
                 self.started[one.job].append(one.indexes[0])
@@ -609,12 +609,12 @@ class Simulation:
             assert not self.running and len(batch.parcels) == 1
 
     def check_starvation(self) -> None:
-        if self.deaths:  # second chances go before everything
+        if self.deaths:  # retries precede everything else
             return
         for priority in PRIORITIES:
             if +self.waiting[priority]:
                 waited_s = self.now_s - self.waits_since[priority]
-                # Another class may have had to wait as long, and goes first.
+                # Another priority may have waited as long, and goes first.
                 assert waited_s <= STARVATION_S + 2 * self.longest_batch_s
 
     def running_parcels(self) -> list[Parcel]:
@@ -622,7 +622,7 @@ class Simulation:
 
     def finish(self, batch_id: int) -> None:
         if batch_id not in self.running:
-            return  # it died with another one
+            return  # it died together with another batch
         if any((one.job, one.indexes[0]) in self.poison for one in self.running[batch_id].parcels):
             self.die()
             return
@@ -675,7 +675,7 @@ generated = settings(
     overtakes=st.booleans(),
     equal_contexts=st.booleans(),
 )
-def test_every_window_is_computed_once_and_none_is_forgotten(
+def test_every_window_is_computed_exactly_once(
     plans: list[JobPlan], batch_size: int, replicas: int, overtakes: bool, equal_contexts: bool
 ) -> None:
     simulation = Simulation(plans, batch_size, replicas, overtakes, equal_contexts)
@@ -695,7 +695,7 @@ def test_every_window_is_computed_once_and_none_is_forgotten(
     replicas=st.integers(1, 4),
     overtakes=st.booleans(),
 )
-def test_only_the_window_at_fault_is_given_up(
+def test_only_windows_that_kill_the_worker_are_given_up(
     plans: list[JobPlan], batch_size: int, replicas: int, overtakes: bool
 ) -> None:
     simulation = Simulation(plans, batch_size, replicas, overtakes)
@@ -718,7 +718,7 @@ def test_only_the_window_at_fault_is_given_up(
     late=st.lists(st.integers(0, 30), min_size=8, max_size=8),
     batch_size=st.integers(1, 8),
 )
-def test_jobs_of_a_class_that_always_have_work_get_alike(
+def test_busy_jobs_of_one_priority_get_equal_shares(
     lengths: list[float], options: list[DecodeOptions], late: list[int], batch_size: int
 ) -> None:
     scheduler = WindowScheduler(batch_size=batch_size, replicas=1)
@@ -729,12 +729,12 @@ def test_jobs_of_a_class_that_always_have_work_get_alike(
                 scheduler.add_job(str(job), "normal")
                 for index in range(90 * batch_size):
                     scheduler.add(parcel(str(job), index, s=length_s, options=options[job]), 0)
-                served = dict.fromkeys([*served, str(job)], 0.0)  # from here on they are to get alike
+                served = dict.fromkeys([*served, str(job)], 0.0)  # equal shares are required from here on
         batch = scheduler.next_batch(0)
         if batch is not None:
             for one in batch.parcels:
                 served[one.job] += one.duration_s
             scheduler.done(batch)
         if served:
-            # One may be ahead when a late job comes, and behind by as much in the end.
+            # A job may be ahead when a late one arrives, and behind by as much at the end.
             assert max(served.values()) - min(served.values()) <= 2 * (LEAD_LIMIT_S + 30)
