@@ -1,4 +1,4 @@
-"""What is shown of an utterance while it is spoken: agreed words stay, whatever comes."""
+"""The partial text of an utterance while it is spoken: agreed words are never withdrawn."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def test_two_successive_hypotheses_agree() -> None:
     ]
 
 
-def test_agreeing_needs_two_in_a_row() -> None:
+def test_agreement_needs_two_hypotheses_in_a_row() -> None:
     assert shown("ask not", "asked not", "ask not")[-1] == ("", "ask not")
 
 
-def test_a_hypothesis_that_changes_its_mind_takes_nothing_back() -> None:
+def test_a_different_hypothesis_does_not_withdraw_agreed_words() -> None:
     assert shown("I scream now", "I scream now please", "ice cream now please do")[-1] == (
         "I scream now please",
         "do",
@@ -46,16 +46,16 @@ def test_a_hypothesis_that_changes_its_mind_takes_nothing_back() -> None:
     "changed",
     ["so my fellow Americans ask", "And And so my fellow Americans ask", "AND SO MY fellow Americans ask"],
 )
-def test_what_is_agreed_is_found_again_though_it_was_heard_otherwise(changed: str) -> None:
+def test_agreed_words_are_recognized_in_a_different_hypothesis(changed: str) -> None:
     agreed, tentative = shown("And so my fellow", "And so my fellow", changed)[-1]
     assert (agreed, tentative) == ("And so my fellow", "Americans ask")
 
 
-def test_scripts_without_spaces_agree_letter_by_letter() -> None:
+def test_scripts_without_spaces_agree_character_by_character() -> None:
     assert shown("今天天", "今天天气很好。")[-1] == ("今天天", "气很好。")
 
 
-def test_nothing_heard_is_nothing_shown() -> None:
+def test_empty_hypotheses_show_no_text() -> None:
     assert shown("", "  ", "\n") == [("", "")] * 3
     assert shown("so it", "so it", "")[-1] == ("so it", "")
 
@@ -70,9 +70,7 @@ def test_agreed_text_only_grows(hypotheses: Sequence[Sequence[str]]) -> None:
 
 
 @given(words, st.integers(1, 4))
-def test_a_speaker_whom_every_hypothesis_understands_is_agreed_on_to_the_last(
-    spoken: Sequence[str], step: int
-) -> None:
+def test_consistent_hypotheses_are_agreed_to_the_last_word(spoken: Sequence[str], step: int) -> None:
     agreement = Agreement()
     for end in [*range(step, len(spoken), step), len(spoken), len(spoken)]:
         agreement.add(" ".join(spoken[:end]))

@@ -1,4 +1,4 @@
-"""Where live audio comes in: order, bounds, and the end."""
+"""The buffer for incoming live audio: order, bounds, and the end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ HELD_BYTES = int(HELD_S * 2 * SAMPLE_RATE)
 
 
 @given(st.lists(st.binary(max_size=7)), st.integers(2, 9))
-def test_what_was_pushed_comes_out_in_whole_samples(pieces: Sequence[bytes], most: int) -> None:
+def test_pushed_audio_comes_out_in_whole_samples(pieces: Sequence[bytes], most: int) -> None:
     async def scenario() -> list[bytes]:
         audio_buffer, taken = AudioBuffer(), []
         for piece in pieces:
@@ -53,7 +53,7 @@ async def test_half_a_sample_waits_for_its_other_half() -> None:
     assert await audio_buffer.take(100) == b"\x03\x04"
 
 
-async def test_who_pushes_too_much_waits_and_keeps_its_place() -> None:
+async def test_pushes_to_a_full_buffer_wait_in_order() -> None:
     audio_buffer = AudioBuffer()
     for _ in range(HELD_BYTES // MAX_PUSH_BYTES):
         await audio_buffer.push(bytes(MAX_PUSH_BYTES))
@@ -69,7 +69,7 @@ async def test_who_pushes_too_much_waits_and_keeps_its_place() -> None:
 
 
 @pytest.mark.parametrize("end", ["close", "end"])
-async def test_who_waits_to_push_learns_of_the_end(end: str) -> None:
+async def test_a_waiting_push_fails_when_the_buffer_ends(end: str) -> None:
     audio_buffer, refused = AudioBuffer(), 0
 
     async def push() -> None:

@@ -1,4 +1,4 @@
-"""The dispatcher: real workers that die under batches, and runtimes that go away."""
+"""The dispatcher: real workers that die while they compute, and runtimes that are unloaded."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ async def dispatching(runtime: FakeRuntime | LoadedRuntime) -> AsyncIterator[Dis
 
 
 class Outcomes:
-    """Sends single windows of jobs, and keeps what became of each."""
+    """Sends single windows of jobs, and records the result of each."""
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
@@ -59,7 +59,7 @@ class Outcomes:
 
 
 async def send_together(dispatcher: Dispatcher, model: str, **seconds: float) -> Outcomes:
-    """Windows of several jobs that wait at the same time, behind one that holds up the worker."""
+    """Queue windows of several jobs behind one that holds up the worker, then release it."""
     outcomes = Outcomes(dispatcher)
     hold = Path(model) / "hold"
     hold.touch()
@@ -100,7 +100,7 @@ async def test_only_the_job_whose_window_kills_the_worker_fails(toy: Callable[..
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 @pytest.mark.parametrize("guilty", [2, 3, 4])
-async def test_several_windows_that_kill_the_worker_harm_nobody_else(
+async def test_several_windows_that_kill_the_worker_fail_only_their_own_jobs(
     toy: Callable[..., str], guilty: int
 ) -> None:
     model = toy(poison_s=1.1, poison="SIGSEGV")
@@ -109,12 +109,12 @@ async def test_several_windows_that_kill_the_worker_harm_nobody_else(
     async with running_runtime(model, batch_size=6) as runtime, dispatching(runtime) as dispatcher:
         outcomes = await send_together(dispatcher, model, **seconds)
         assert not runtime.unloaded.is_set()
-    assert len(batches(model)[1]["durations"]) == guilty + 2, "they were all in one batch"
+    assert len(batches(model)[1]["durations"]) == guilty + 2, "all windows were in one batch"
     assert sorted(outcomes.texts) == ["first", *good]
     assert {job: error.code for job, error in outcomes.errors.items()} == dict.fromkeys(bad, "worker.died")
 
 
-async def test_a_window_at_which_the_engine_hangs_harms_nobody_else(toy: Callable[..., str]) -> None:
+async def test_a_window_that_hangs_the_engine_fails_only_its_own_job(toy: Callable[..., str]) -> None:
     model = toy(stuck="sleep", stuck_s=1.1)
     patience = Patience(batch_s=3.0, batch_per_audio_s=0.1)
     async with running_runtime(model, patience=patience) as runtime, dispatching(runtime) as dispatcher:
@@ -124,7 +124,7 @@ async def test_a_window_at_which_the_engine_hangs_harms_nobody_else(toy: Callabl
     assert "no answer in 3 s" in outcomes.errors["b"].message
 
 
-async def test_a_removed_job_frees_its_place_while_it_is_computed(toy: Callable[..., str]) -> None:
+async def test_removing_a_job_frees_its_running_batch(toy: Callable[..., str]) -> None:
     model = toy(cancels=True)
     hold = Path(model) / "hold"
     hold.touch()
@@ -136,7 +136,7 @@ async def test_a_removed_job_frees_its_place_while_it_is_computed(toy: Callable[
             await until(lambda: batches(model))
             dispatcher.remove_job("a")
             await until(lambda: dispatcher.has_room)
-            assert hold.exists() and outcomes.texts == {}, "what was given up is nobody's result"
+            assert hold.exists() and outcomes.texts == {}, "an abandoned batch yields no result"
             dispatcher.add_job("b", "normal")
             tasks.start_soon(outcomes.send, "b", 1.0)
             await until(lambda: len(batches(model)) == 2)
@@ -146,7 +146,7 @@ async def test_a_removed_job_frees_its_place_while_it_is_computed(toy: Callable[
     assert len(loads(model)) == 1
 
 
-async def test_who_shares_a_batch_with_a_removed_job_has_its_result(toy: Callable[..., str]) -> None:
+async def test_a_job_that_shares_a_batch_with_a_removed_job_gets_its_result(toy: Callable[..., str]) -> None:
     model = toy(cancels=True)
     hold = Path(model) / "hold"
     async with running_runtime(model) as runtime, dispatching(runtime) as dispatcher:
@@ -171,7 +171,7 @@ async def test_who_shares_a_batch_with_a_removed_job_has_its_result(toy: Callabl
     assert outcomes.texts == {"b": " transcribe 1.10 s"}
 
 
-async def test_a_mistake_fails_its_batch_and_the_next_one_is_computed(
+async def test_a_bug_fails_its_batch_and_the_next_one_is_computed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     runtime = FakeRuntime()
@@ -186,7 +186,7 @@ async def test_a_mistake_fails_its_batch_and_the_next_one_is_computed(
     assert "ZeroDivisionError" in caplog.text
 
 
-async def test_a_dispatcher_that_breaks_fails_whoever_waits(
+async def test_a_crashed_dispatcher_fails_current_and_later_windows(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def break_down(*_: object) -> None:
@@ -210,7 +210,7 @@ async def test_a_dispatcher_that_breaks_fails_whoever_waits(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-async def test_a_worker_killed_from_outside_costs_nobody_a_job(toy: Callable[..., str]) -> None:
+async def test_a_worker_killed_from_outside_fails_no_job(toy: Callable[..., str]) -> None:
     model = toy()
     (Path(model) / "crash").write_text("once SIGKILL")
     async with running_runtime(model, replicas=2) as runtime, dispatching(runtime) as dispatcher:
@@ -220,7 +220,7 @@ async def test_a_worker_killed_from_outside_costs_nobody_a_job(toy: Callable[...
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-async def test_a_crash_loop_fails_everybody_with_the_reason(toy: Callable[..., str]) -> None:
+async def test_a_crash_loop_fails_all_jobs_with_its_reason(toy: Callable[..., str]) -> None:
     model = toy()
     (Path(model) / "crash").write_text("SIGABRT")
     failures: list[WhisperdError] = []
@@ -233,7 +233,7 @@ async def test_a_crash_loop_fails_everybody_with_the_reason(toy: Callable[..., s
     assert all("SIGABRT" in error.message for error in outcomes.errors.values())
 
 
-async def test_of_a_refused_batch_only_the_guilty_window_fails(toy: Callable[..., str]) -> None:
+async def test_only_the_window_that_the_engine_refuses_fails(toy: Callable[..., str]) -> None:
     model = toy(refuse_s=1.1)
     async with running_runtime(model) as runtime, dispatching(runtime) as dispatcher:
         outcomes = await send_together(dispatcher, model, a=1.0, b=1.1, c=1.2)
@@ -241,7 +241,7 @@ async def test_of_a_refused_batch_only_the_guilty_window_fails(toy: Callable[...
     assert outcomes.errors["b"].code == "toy.error"
 
 
-async def test_whoever_waits_when_the_runtime_goes_learns_why() -> None:
+async def test_waiting_windows_get_the_error_of_an_unloaded_runtime() -> None:
     runtime = FakeRuntime()
     runtime.may_compute = anyio.Event()
     async with dispatching(runtime) as dispatcher, open_task_group() as tasks:
@@ -250,14 +250,14 @@ async def test_whoever_waits_when_the_runtime_goes_learns_why() -> None:
             dispatcher.add_job(job, "normal")
             tasks.start_soon(outcomes.send, job, 1.0)
         await anyio.wait_all_tasks_blocked()
-        assert len(runtime.batches) == 1, "some are computed and some wait"
+        assert len(runtime.batches) == 1, "some windows are computed and some wait"
         runtime.unload(an_error("worker.died"))
     assert {error.code for error in outcomes.errors.values()} == {"worker.died"}
     assert len(outcomes.errors) == len(set(map(id, outcomes.errors.values()))) == 8
 
 
-async def test_whoever_comes_after_the_runtime_went_learns_why() -> None:
-    """A job may be decoding in that moment, and have no window here."""
+async def test_windows_sent_to_an_unloaded_runtime_get_its_error() -> None:
+    """A job may be decoding at that moment, and have no window in the dispatcher."""
     runtime = FakeRuntime()
     async with dispatching(runtime) as dispatcher:
         dispatcher.add_job("a", "normal")
@@ -270,7 +270,7 @@ async def test_whoever_comes_after_the_runtime_went_learns_why() -> None:
     assert outcomes.errors["a"].code == "runtime.unloaded"
 
 
-async def test_a_job_that_goes_takes_its_waiting_windows_with_it() -> None:
+async def test_a_removed_job_takes_its_waiting_windows_with_it() -> None:
     runtime = FakeRuntime(batch_size=1)
     runtime.may_compute = anyio.Event()
     async with dispatching(runtime) as dispatcher, open_task_group() as tasks:
@@ -290,7 +290,7 @@ async def test_a_job_that_goes_takes_its_waiting_windows_with_it() -> None:
     assert not outcomes.errors
 
 
-async def test_what_nobody_waits_for_any_more_is_given_up_though_its_job_goes_on() -> None:
+async def test_cancelled_hypotheses_are_abandoned_while_their_job_continues() -> None:
     runtime = FakeRuntime(batch_size=1)
     runtime.may_compute = anyio.Event()
     async with dispatching(runtime) as dispatcher, open_task_group() as tasks:
@@ -309,8 +309,8 @@ async def test_what_nobody_waits_for_any_more_is_given_up_though_its_job_goes_on
     assert (outcomes.texts, outcomes.errors) == ({"live": " 5"}, {})
 
 
-async def test_what_is_computed_is_not_kept_until_something_else_is() -> None:
-    """Its sound would be megabytes of each runtime that is loaded."""
+async def test_a_finished_parcel_is_released_at_once() -> None:
+    """Otherwise, each loaded runtime would hold megabytes of audio."""
     runtime = FakeRuntime()
     kept: list[weakref.ref[Parcel]] = []
 
@@ -328,7 +328,7 @@ async def test_what_is_computed_is_not_kept_until_something_else_is() -> None:
         assert [parcel() for parcel in kept] == [None]
 
 
-async def test_what_the_engine_has_does_not_wait_any_more() -> None:
+async def test_windows_in_the_engine_do_not_count_as_waiting() -> None:
     runtime = FakeRuntime(batch_size=1)
     runtime.may_compute = anyio.Event()
     options = DecodeOptions(language="en")
@@ -338,13 +338,13 @@ async def test_what_the_engine_has_does_not_wait_any_more() -> None:
             parcel = Parcel("a", (index,), (window(5.0),), options)
             tasks.start_soon(dispatcher.transcribe, parcel)
         await anyio.wait_all_tasks_blocked()
-        assert dispatcher.waiting_s("a") == 5.0, "the other one still waits"
+        assert dispatcher.waiting_s("a") == 5.0, "the second window still waits"
         runtime.may_compute.set()
         await dispatcher.wait_for_batch()
         assert dispatcher.waiting_s("a") == 0.0
 
 
-async def test_a_worker_that_dies_under_a_job_that_has_gone() -> None:
+async def test_windows_of_a_removed_job_are_not_retried_when_their_worker_dies() -> None:
     runtime = FakeRuntime()
     runtime.may_compute = anyio.Event()
     runtime.errors[1.0] = WorkerDied("signal SIGKILL", "")
@@ -363,7 +363,7 @@ async def test_a_worker_that_dies_under_a_job_that_has_gone() -> None:
     assert outcomes.texts == {"stays": " 2"}
 
 
-async def test_what_was_given_up_is_not_tried_again_when_the_worker_dies_under_it() -> None:
+async def test_abandoned_windows_are_not_retried_when_their_worker_dies() -> None:
     runtime = FakeRuntime()
     runtime.may_compute = anyio.Event()
     runtime.errors[1.0] = WorkerDied("signal SIGKILL", "")
@@ -380,7 +380,7 @@ async def test_what_was_given_up_is_not_tried_again_when_the_worker_dies_under_i
 
 
 @pytest.mark.parametrize("error", [an_error("engine.refused"), ValueError("a mistake")])
-async def test_a_job_that_begins_again_does_not_learn_what_became_of_what_it_gave_up(
+async def test_a_restarted_job_does_not_get_errors_of_its_earlier_windows(
     error: Exception,
 ) -> None:
     runtime = FakeRuntime(batch_size=1, replicas=2)

@@ -1,8 +1,7 @@
-"""Daemon, worker and decoder are killed while jobs are submitted, cancelled, tried again and forgotten.
+"""Daemon, worker and decoder are killed while jobs are submitted, cancelled, retried and cleared.
 
-Whatever happens, each job has one end and the right text, and no window is computed again once it is in the
-journal. `make torture` runs a hundred rounds. The seed is printed; `WHISPERD_TORTURE_SEED` does the same
-things again.
+Each job must end once and with the right text, and no window may be computed again once it is in the
+journal. `make torture` runs a hundred rounds. The seed is printed; `WHISPERD_TORTURE_SEED` repeats a run.
 """
 
 from __future__ import annotations
@@ -36,19 +35,19 @@ pytestmark = [pytest.mark.real, pytest.mark.skipif(os.name != "posix", reason="s
 ROUNDS = int(os.environ.get("WHISPERD_TORTURE_ROUNDS", "1"))
 SEED = os.environ.get("WHISPERD_TORTURE_SEED", "1" if ROUNDS == 1 else str(time.time_ns()))
 STEPS = 25 if ROUNDS > 1 else 12
-"""What happens in a round."""
+"""Steps per round."""
 SETTINGS = "[jobs]\nkeep_count = 100000\n[decoder]\nmax_window_s = 5\n"
 ENDS = ("transcription.completed", "transcription.failed", "transcription.cancelled")
 KILLED = "worker.died"
-"""What a job fails with whose worker was killed under the same window again. Tried again, it is completed."""
+"""Error of a job whose worker was killed twice at the same window. A retry completes it."""
 ATTACHED = ("daemon.ended", "job.client_gone")
-"""What a job that is not detached is cancelled with when its daemon or its client goes."""
+"""Errors of an attached job that is cancelled because its daemon ended or its client disconnected."""
 RUNTIME = "toy"
 PROGRAMS = {"worker": "whisperd.worker.main", "decoder": "whisperd.audio.decoder"}
 
 
 @given(st.text(), st.integers(0, 100), st.integers(12, 40))
-def test_a_seed_does_the_same_again(seed: str, round_number: int, steps: int) -> None:
+def test_a_seed_always_yields_the_same_plan(seed: str, round_number: int, steps: int) -> None:
     planned = plan(seed, round_number, steps)
     assert planned == plan(seed, round_number, steps)
     assert {one.step.victim for one in planned if isinstance(one.step, Kill)} == set(VICTIMS)
@@ -56,34 +55,34 @@ def test_a_seed_does_the_same_again(seed: str, round_number: int, steps: int) ->
 
 
 class Campaign:
-    """Jobs of a daemon that is killed again and again, and what has to be true of them."""
+    """Jobs of a daemon that is killed repeatedly, and the invariants that must hold."""
 
     def __init__(self, daemon: RunningDaemon, model: Path, folder: Path) -> None:
         self.daemon = daemon
         self.model = model
         self.client: Client = daemon.connect()
         self.sounds = {length: write_noise(folder / f"{length}.wav", length) for length in LENGTHS_S}
-        # What is said in each recording when nothing happens.
+        # The transcript of each recording without interruptions.
         self.texts = {
             length: self.client.transcribe(path, runtime=RUNTIME, vad=False, language="en").text
             for length, path in self.sounds.items()
         }
         self.jobs: dict[str, Submit] = {}
-        """Those that are remembered, by their ids."""
+        """Remembered jobs by id."""
         self.prompts: dict[str, str] = {}
-        """By job: one of its own, so that no kept transcript answers it, and its windows are known."""
+        """A unique prompt per job, so that no stored transcript answers it and its windows are known."""
         self.over: dict[str, tuple[str, str]] = {}
-        """How and when each job was seen to end."""
+        """Status and time of the first observed end of each job."""
         self.finished: dict[tuple[str, int | None], int] = {}
-        """By prompt and checksum (None: all): how many windows had been computed when it was seen in the
-        journal that this one was."""
+        """By prompt and checksum (None: the whole job): how many windows had been computed in total when this
+        one was first seen in the journal."""
 
     def close(self) -> None:
-        """Let go of the daemon."""
+        """Disconnect from the daemon."""
         self.client.close()
 
     def act(self, step: Step) -> None:
-        """Do one thing, then look at what is in the journal."""
+        """Take one step, then check the journal."""
         match step:
             case Submit():
                 self._submit(step)
@@ -95,7 +94,7 @@ class Campaign:
                 self._clear()
             case Kill():
                 self._kill(step)
-        self.look()
+        self.check_journal()
 
     def _submit(self, asked: Submit) -> None:
         path, prompt = self.sounds[asked.length_s], str(len(self.prompts))
@@ -132,7 +131,7 @@ class Campaign:
     def _kill(self, step: Kill) -> None:
         if step.victim == "daemon":
             self.daemon.kill()
-            self.look()
+            self.check_journal()
             self.daemon.start()
             self.client.close()
             self.client = self.daemon.connect()
@@ -142,14 +141,14 @@ class Campaign:
             if named:
                 named[int(step.place * len(named))].kill()
 
-    def look(self) -> None:
-        """See what is in the journal: what is over stays as it is, what is finished is not computed again."""
+    def check_journal(self) -> None:
+        """Check that ended jobs keep their end, and record when finished windows were first seen."""
         finished: list[tuple[str, int | None]] = []
         for job, record, windows in self._journal():
             prompt = self.prompts[job]
             if record["ended"] is not None:
                 end = (record["status"], record["ended"])
-                assert self.over.setdefault(job, end) == end, "it was over, and has another end now"
+                assert self.over.setdefault(job, end) == end, "an ended job got another end"
             if record["status"] == "completed":
                 finished.append((prompt, None))
             finished += [(prompt, self._checksum(job, window)) for window in windows]
@@ -158,16 +157,16 @@ class Campaign:
             self.finished.setdefault(window, computed)
 
     def _journal(self) -> Iterator[tuple[str, dict[str, Any], list[bytes]]]:
-        """Our jobs as they are kept, and their finished windows."""
+        """Yield the records of our jobs in the journal, and their finished windows."""
         with closing(sqlite3.connect(self.daemon.folder / "state" / "whisperd.sqlite3")) as connection:
-            connection.execute("BEGIN")  # all that follows is of the same moment
+            connection.execute("BEGIN")  # all reads see the same snapshot
             for job, record in connection.execute("SELECT id, record FROM jobs").fetchall():
                 if job in self.jobs:
                     rows = connection.execute("SELECT finished FROM job_windows WHERE job = ?", (job,))
                     yield job, json.loads(record), [data for (data,) in rows]
 
     def _checksum(self, job: str, data: bytes) -> int:
-        """That of a window's sound, as the engine has noted it."""
+        """Return the checksum of the audio of a window, as the engine logs it."""
         window = decode_window(data)
         with wave.open(str(self.sounds[self.jobs[job].length_s])) as sound:
             first, last = round(window.start * 16_000), round(window.end * 16_000)
@@ -175,13 +174,13 @@ class Campaign:
             return zlib.crc32(sound.readframes(last - first))
 
     def end(self) -> None:
-        """Nothing is killed any more: every job that was to be done is done, and nothing else is left."""
+        """Without further kills, check that every job ends as it should and nothing is left behind."""
         self._wait()
         failed = [job for job in self.jobs if self.client.jobs.show(job)["status"] == "failed"]
         self.check_ends()
         again = [job for job in failed if self._retry(job)]
         self._wait()
-        self.look()
+        self.check_journal()
         self.check_ends()
         assert {self.client.jobs.show(job)["status"] for job in again} <= {"completed"}
         self.check_nothing_is_computed_twice()
@@ -195,7 +194,7 @@ class Campaign:
         self.daemon.until_saved()
 
     def check_ends(self) -> None:
-        """Each job that is over has one end, and it is one that may be."""
+        """Check that each ended job has exactly one end, and an allowed one."""
         for job, asked in self.jobs.items():
             shown = self.client.jobs.show(job)
             if shown["status"] == "completed":
@@ -210,13 +209,13 @@ class Campaign:
             assert len(ends) == 1 or (not ends and told == ["events.missed"]), told
 
     def check_nothing_is_computed_twice(self) -> None:
-        """What was in the journal was not computed from then on."""
+        """Check that windows in the journal were not computed again from then on."""
         for number, window in enumerate(computed_windows(self.model)):
             for key in ((window["prompt"], window["sound"]), (window["prompt"], None)):
                 assert number < self.finished.get(key, number + 1), f"{key} was finished"
 
     def check_nothing_is_left(self) -> None:
-        """No lease, no upload, nothing of jobs that are completed, no process of an earlier daemon."""
+        """Check for leftovers: leases, uploads, windows of completed jobs, processes of earlier daemons."""
         self.client.runtimes.unload(RUNTIME)  # refused while it is leased
         state = self.daemon.folder / "state"
         until(lambda: not list((state / "uploads").iterdir()), "no upload left")
@@ -235,7 +234,7 @@ class Campaign:
 
 
 def write_noise(path: Path, seconds: float) -> Path:
-    """A recording no two windows of which are alike."""
+    """Write a recording in which no two windows are alike."""
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, 16_000, 0, "NONE", ""))
         file.writeframes(random.Random(seconds).randbytes(2 * int(16_000 * seconds)))

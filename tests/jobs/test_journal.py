@@ -1,4 +1,4 @@
-"""The journal: whatever was finished when a daemon ended, the job that goes on says the same."""
+"""The journal: a resumed job has the same result, wherever its daemon ended."""
 
 from __future__ import annotations
 
@@ -88,16 +88,16 @@ jobs = st.fixed_dictionaries(
 
 
 @given(windows)
-def test_a_window_comes_back_as_it_was(window: FinishedWindow) -> None:
+def test_a_window_survives_a_round_trip(window: FinishedWindow) -> None:
     assert decode_window(msgspec.msgpack.encode(window)) == window
 
 
 @given(jobs, st.sampled_from(["completed", "failed", "cancelled"]), st.booleans())
-def test_a_job_comes_back_as_it_was(fields: dict[str, Any], status: Any, is_over: bool) -> None:
-    anyio.run(check_comes_back, fields, status, is_over)
+def test_a_job_survives_a_round_trip(fields: dict[str, Any], status: Any, is_over: bool) -> None:
+    anyio.run(check_round_trip, fields, status, is_over)
 
 
-async def check_comes_back(fields: dict[str, Any], status: Any, is_over: bool) -> None:
+async def check_round_trip(fields: dict[str, Any], status: Any, is_over: bool) -> None:
     job = Job(**fields)
     if is_over:
         job.status, job.ended = status, "2026-01-02T03:04:05.678Z"
@@ -110,7 +110,7 @@ async def check_comes_back(fields: dict[str, Any], status: Any, is_over: bool) -
 
 
 @pytest.mark.anyio
-async def test_a_job_that_is_not_over_begins_anew() -> None:
+async def test_an_unfinished_job_is_queued_again() -> None:
     job = a_job()
     job.status, job.started, job.done_s, job.is_at_work = "running", "2026-01-02T03:04:05.678Z", 7.0, True
     again = job_of(record_of(job))
@@ -119,16 +119,16 @@ async def test_a_job_that_is_not_over_begins_anew() -> None:
 
 
 @pytest.mark.parametrize("damaged", ["", "{}", '{"id": 1}', "[]"])
-def test_a_damaged_record_is_told_from_a_job(damaged: str) -> None:
+def test_a_damaged_record_is_refused(damaged: str) -> None:
     with pytest.raises(ValueError):
         decode_record(damaged)
 
 
-# What a text is made of
+# Hashes
 
 
 @pytest.mark.anyio
-async def test_the_hash_of_a_file(tmp_path: Path) -> None:
+async def test_the_content_hash_is_the_sha_256_of_a_file(tmp_path: Path) -> None:
     path = tmp_path / "a"
     path.write_bytes(b"abc")
     hashed = await content_hash(str(path))
@@ -141,10 +141,10 @@ async def test_the_hash_of_a_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_who_looks_at_a_file_does_not_wait_for_others_to_be_read(
+async def test_checking_a_path_does_not_wait_for_files_being_hashed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Large ones on a slow disk take a minute; it would be said that the folder does not answer."""
+    """Hashing large files on a slow disk takes a minute: the folder would be reported as unresponsive."""
 
     def read(path: str, _given_up: threading.Event) -> None:
         being_read.append(path)
@@ -164,7 +164,7 @@ async def test_who_looks_at_a_file_does_not_wait_for_others_to_be_read(
             is_read.set()
 
 
-# Writing
+# Saving
 
 
 def a_job(name: str = "a") -> Job:
@@ -181,7 +181,7 @@ def a_window(index: int) -> FinishedWindow:
 
 
 class CountedDatabase:
-    """Counts the transactions of a real one."""
+    """Counts the transactions of a real database."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -193,7 +193,7 @@ class CountedDatabase:
 
 
 @pytest.mark.anyio
-async def test_what_comes_while_something_is_saved_is_saved_together(tmp_path: Path) -> None:
+async def test_pending_writes_are_saved_in_one_transaction(tmp_path: Path) -> None:
     async with open_database(tmp_path / "a.sqlite3") as database:
         counted = CountedDatabase(database)
         async with open_saver(cast(Database, counted)) as saver:
@@ -207,14 +207,14 @@ async def test_what_comes_while_something_is_saved_is_saved_together(tmp_path: P
             assert len(await journal.windows("7")) == 1000
             journal.forget(["7"])
             await saver.flush()
-            assert await journal.windows("7") == {}, "they go with their job"
+            assert await journal.windows("7") == {}, "the windows of a forgotten job are deleted"
             journal.add_windows("7", [a_window(0)])
             await saver.flush()
-            assert await journal.windows("7") == {}, "what comes late brings nothing back"
+            assert await journal.windows("7") == {}, "a late window does not bring a forgotten job back"
 
 
 @pytest.mark.anyio
-async def test_a_job_and_what_belongs_to_it_are_saved_together_or_not_at_all(tmp_path: Path) -> None:
+async def test_a_job_and_its_companion_write_are_one_transaction(tmp_path: Path) -> None:
     def note(connection: sqlite3.Connection) -> None:
         connection.execute("CREATE TABLE ledger (job TEXT)")
 
@@ -233,7 +233,7 @@ async def test_a_job_and_what_belongs_to_it_are_saved_together_or_not_at_all(tmp
 
 
 @pytest.mark.anyio
-async def test_what_is_found_late_in_a_day_is_saved_as_quickly_as_what_is_found_first(tmp_path: Path) -> None:
+async def test_saving_found_speech_does_not_slow_down_over_time(tmp_path: Path) -> None:
     found = Found(part=0, channel=0, position=1, spans=b"", memory=b"")
     async with open_database(tmp_path / "a.sqlite3") as database, open_saver(database) as saver:
         journal = JobJournal(saver)
@@ -253,7 +253,7 @@ async def test_what_is_found_late_in_a_day_is_saved_as_quickly_as_what_is_found_
 
 
 @pytest.mark.anyio
-async def test_what_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+async def test_damaged_records_are_skipped(tmp_path: Path) -> None:
     async with open_database(tmp_path / "a.sqlite3") as database, open_saver(database) as saver:
         journal = JobJournal(saver)
         for name in ("a", "b"):
@@ -271,10 +271,10 @@ async def test_what_cannot_be_read_is_left_out(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_nobody_waits_while_what_is_finished_is_read(
+async def test_finished_windows_are_decoded_off_the_event_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That of a day takes a quarter of a second."""
+    """Decoding those of a day of audio takes a quarter of a second."""
     threads: list[int] = []
 
     def decode(data: bytes) -> Any:

@@ -1,4 +1,4 @@
-"""What a job says of a recording that is not what it was."""
+"""The warnings of a job whose recording has changed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEEPER = JobKeeper(NOTHING, NOTHING, NOTHING, NOTHING)
 
 
 async def job_of(sound: Path) -> Job:
-    """A job that has begun."""
+    """Return a job that has started."""
     sound.write_bytes(b"sound")
     job = Job(id="1", path=str(sound), input=JobInput(path=str(sound)), options=JobOptions(), runtime="toy")
     job.stamp = await check_path(job.path)
@@ -27,10 +27,10 @@ async def job_of(sound: Path) -> Job:
 
 
 @pytest.mark.parametrize(("is_longer", "is_hashed"), [(False, False), (False, True), (True, False)])
-async def test_only_what_is_known_is_said_of_a_recording_with_another_time(
+async def test_the_warning_admits_when_only_the_time_is_known_to_differ(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_longer: bool, is_hashed: bool
 ) -> None:
-    """Its hash may have been found at first, and not any more."""
+    """The hash may have been computed at first, but time out later."""
     monkeypatch.setattr("whisperd.jobs.identity.HASH_TIMEOUT_S", 0)
     job = await job_of(tmp_path / "a.wav")
     job.content_hash = "hash" if is_hashed else None
@@ -41,7 +41,7 @@ async def test_only_what_is_known_is_said_of_a_recording_with_another_time(
 
 
 @pytest.mark.parametrize("is_another", [False, True])
-async def test_a_longer_file_that_takes_the_place_of_one_that_was_read_is_no_change_of_it(
+async def test_a_longer_file_that_replaces_a_finished_recording_is_no_change(
     tmp_path: Path, is_another: bool
 ) -> None:
     job = await job_of(tmp_path / "a.wav")

@@ -1,4 +1,4 @@
-"""Live jobs through the real daemon: pushed as fast as it is taken, never timed."""
+"""Live jobs through the real daemon. Audio is pushed as fast as the daemon accepts it, not in real time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ENDS = ("transcription.completed", "transcription.failed", "transcription.cancel
 
 
 def speak(dictation: Dictation, *pieces: bytes) -> Thread:
-    """Push all of it from a thread of its own, as a microphone would, but as fast as it is taken."""
+    """Push all pieces from a separate thread, as a microphone would, but as fast as they are accepted."""
 
     def push() -> None:
         with suppress(WhisperdError):
@@ -50,7 +50,7 @@ def refused(client: Client, method: str, **params: Any) -> WhisperdError:
     return caught.value
 
 
-def test_shipped_speech_becomes_text(make_daemon: Callable[..., RunningDaemon]) -> None:
+def test_shipped_speech_is_transcribed_live(make_daemon: Callable[..., RunningDaemon]) -> None:
     daemon = make_daemon(toy=False).start()
     said = " ".join(sample.text for sample in samples())
     with daemon.connect() as client, client.dictate(model="tiny.en") as dictation:
@@ -71,7 +71,7 @@ def test_shipped_speech_becomes_text(make_daemon: Callable[..., RunningDaemon]) 
             assert event["agreed"] or event["tentative"]
 
 
-def test_silence_and_noise_give_nothing(shared: RunningDaemon, toy: Callable[..., str]) -> None:
+def test_silence_and_noise_yield_no_text(shared: RunningDaemon, toy: Callable[..., str]) -> None:
     model = toy()
     hiss = bytes(index * 7919 % 16 for index in range(320_000))
     with shared.connect() as client, client.dictate(model=model) as dictation:
@@ -85,7 +85,7 @@ def test_silence_and_noise_give_nothing(shared: RunningDaemon, toy: Callable[...
     assert batches(model) == []
 
 
-def test_what_it_looks_like(shared: RunningDaemon, toy: Callable[..., str]) -> None:
+def test_jobs_show_a_live_job(shared: RunningDaemon, toy: Callable[..., str]) -> None:
     with shared.connect() as client:
         with client.dictate(model=toy(), language="de", beam_size=2) as dictation:
             job = client.jobs.show(dictation.id)
@@ -101,7 +101,9 @@ def test_what_it_looks_like(shared: RunningDaemon, toy: Callable[..., str]) -> N
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_a_dictation_goes_on_whatever_is_killed(daemon: RunningDaemon, toy: Callable[..., str]) -> None:
+def test_a_dictation_survives_killed_workers_and_decoders(
+    daemon: RunningDaemon, toy: Callable[..., str]
+) -> None:
     model, speech = toy(), samples()[0].pcm + PAUSE
     with daemon.connect() as client, client.dictate(model=model, language="en") as dictation:
         until(lambda: client.jobs.show(dictation.id)["status"] == "running")
@@ -121,7 +123,7 @@ def test_a_dictation_goes_on_whatever_is_killed(daemon: RunningDaemon, toy: Call
     assert daemon.log().count("Another one continues.") >= 4
 
 
-def test_a_slow_engine_holds_back_who_pushes(daemon: RunningDaemon, held: Path) -> None:
+def test_a_slow_engine_blocks_the_sender(daemon: RunningDaemon, held: Path) -> None:
     speech = b"".join(sample.pcm + PAUSE for sample in samples()) * 3
     with daemon.connect() as client, client.dictate(model=str(held)) as dictation:
         pieces = [speech[first : first + 32_000] for first in range(0, len(speech), 32_000)]
@@ -143,7 +145,7 @@ def test_a_slow_engine_holds_back_who_pushes(daemon: RunningDaemon, held: Path) 
         assert dictation.result().duration == pytest.approx(len(speech) / 32_000, abs=0.01)
 
 
-def test_only_its_own_connection_may_push(shared: RunningDaemon, toy: Callable[..., str]) -> None:
+def test_only_the_connection_that_owns_a_job_may_push(shared: RunningDaemon, toy: Callable[..., str]) -> None:
     with shared.connect() as client, shared.connect() as other:
         job = submit(client, model=toy())
         for method, params in (("jobs.push", {"pcm": b"\0\0"}), ("jobs.finish", {})):
@@ -155,7 +157,7 @@ def test_only_its_own_connection_may_push(shared: RunningDaemon, toy: Callable[.
         assert refused(client, "jobs.push", id=job, pcm=b"\0\0").code == "live.finished"
 
 
-def test_what_cannot_be_pushed(shared: RunningDaemon, held: Path, tmp_path: Path) -> None:
+def test_invalid_pushes_are_refused(shared: RunningDaemon, held: Path, tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"RIFF")
     with shared.connect() as client:
         file = client.submit(tmp_path / "a.wav", model=held)
@@ -172,14 +174,16 @@ def test_what_cannot_be_pushed(shared: RunningDaemon, held: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize("option", [{"clip": "0:30-"}, {"channels": "split"}, {"vad": False}])
-def test_options_of_recordings_are_refused(
+def test_options_for_recordings_are_refused(
     daemon: RunningDaemon, toy: Callable[..., str], option: dict[str, Any]
 ) -> None:
     with daemon.connect() as client:
         stream = {"input": {"stream": True}, "options": {"model": toy(), **option}}
         assert refused(client, "jobs.submit", **stream).code == "live.invalid_option"
         assert client.jobs.list() == []
-        assert [one["saved"] for one in client.runtimes.list()] == [True], "the one made for it is gone"
+        assert [one["saved"] for one in client.runtimes.list()] == [True], (
+            "the temporary runtime was not deleted"
+        )
 
 
 @pytest.mark.parametrize(
@@ -190,12 +194,12 @@ def test_options_of_recordings_are_refused(
         {"input": {"stream": False}},
     ],
 )
-def test_streams_that_cannot_be(shared: RunningDaemon, params: dict[str, Any]) -> None:
+def test_invalid_stream_inputs_are_refused(shared: RunningDaemon, params: dict[str, Any]) -> None:
     with shared.connect() as client:
         assert refused(client, "jobs.submit", **params).code == "rpc.invalid_params"
 
 
-def test_only_so_many_speak_at_once(daemon: RunningDaemon, held: Path) -> None:
+def test_the_number_of_live_jobs_is_limited(daemon: RunningDaemon, held: Path) -> None:
     (held / "hold_load").touch()
     with daemon.connect() as client:
         jobs = [submit(client, model=str(held)) for _ in range(8)]
@@ -206,9 +210,7 @@ def test_only_so_many_speak_at_once(daemon: RunningDaemon, held: Path) -> None:
     (held / "hold_load").unlink()
 
 
-def test_the_end_of_the_connection_is_the_end_of_the_job(
-    daemon: RunningDaemon, toy: Callable[..., str]
-) -> None:
+def test_closing_the_connection_cancels_its_live_jobs(daemon: RunningDaemon, toy: Callable[..., str]) -> None:
     model = toy()
     with daemon.connect() as client:
         with daemon.connect() as speaker:
@@ -219,9 +221,7 @@ def test_the_end_of_the_connection_is_the_end_of_the_job(
         until(lambda: model not in [one["model"] for one in client.runtimes.list() if one["leases"]])
 
 
-def test_what_was_said_is_not_lost_when_the_daemon_stops(
-    daemon: RunningDaemon, toy: Callable[..., str]
-) -> None:
+def test_a_stopping_daemon_completes_live_jobs(daemon: RunningDaemon, toy: Callable[..., str]) -> None:
     with daemon.connect() as client, client.dictate(model=toy()) as dictation:
         dictation.push(samples()[0].pcm)
         events = iter(dictation)

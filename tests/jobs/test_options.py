@@ -1,4 +1,4 @@
-"""What a job may be asked to do."""
+"""The options of a job."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.worker.protocol import DecodeOptions
 
 
-def test_whisper_knows_a_hundred_languages() -> None:
+def test_whisper_supports_a_hundred_languages() -> None:
     assert len(LANGUAGES) == 100
     assert (LANGUAGES["en"], LANGUAGES["yue"], LANGUAGES["ht"]) == ("english", "cantonese", "haitian creole")
 
@@ -44,7 +44,7 @@ def test_whisper_knows_a_hundred_languages() -> None:
         ("AUTO", "auto"),
     ],
 )
-def test_a_language_has_a_code_and_a_name(given: str, code: str) -> None:
+def test_languages_are_given_by_code_or_name(given: str, code: str) -> None:
     assert job_options({"language": given}).language == code
 
 
@@ -60,15 +60,15 @@ def test_a_language_has_a_code_and_a_name(given: str, code: str) -> None:
         ("en,", "auto"),
     ],
 )
-def test_an_unknown_language(given: str, hint: str) -> None:
+def test_an_unknown_language_is_refused(given: str, hint: str) -> None:
     with pytest.raises(WhisperdError) as raised:
         job_options({"language": given})
     assert raised.value.code == "language.unknown"
-    assert repr(given.rpartition(",")[2]) in raised.value.message, "as it was written"
+    assert repr(given.rpartition(",")[2]) in raised.value.message, "quoted as given"
     assert hint in raised.value.fix
 
 
-def test_what_of_it_concerns_the_engine() -> None:
+def test_decode_options_are_those_of_the_engine() -> None:
     assert JobOptions().decode_options(3) == DecodeOptions(
         language=None, beam_size=3, temperatures=DEFAULT_TEMPERATURES
     )
@@ -80,7 +80,7 @@ def test_what_of_it_concerns_the_engine() -> None:
     )
 
 
-def test_several_languages_concern_the_engine_where_it_has_to_find_one() -> None:
+def test_several_languages_reach_the_engine_only_for_detection() -> None:
     several = JobOptions(language="auto,de,en")
     assert several.is_language_free
     assert several.decode_options(3) == DecodeOptions(
@@ -89,7 +89,7 @@ def test_several_languages_concern_the_engine_where_it_has_to_find_one() -> None
     assert not JobOptions(language="de").decode_options(3).languages
 
 
-def test_options_as_they_travel() -> None:
+def test_options_are_parsed_from_wire_values() -> None:
     given = {"runtime": "fast", "language": "German", "temperature": [0.0, 0.5]}
     assert job_options(given) == JobOptions(runtime="fast", language="de", temperature=(0.0, 0.5))
 
@@ -114,7 +114,7 @@ def test_options_as_they_travel() -> None:
         {"timestamps": "words"},
     ],
 )
-def test_what_cannot_be(given: dict[str, Any]) -> None:
+def test_invalid_options_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(WhisperdError) as raised:
         job_options(given)
     assert raised.value.code == "rpc.invalid_params"
@@ -126,7 +126,7 @@ def test_what_cannot_be(given: dict[str, Any]) -> None:
     ("name", "hint"),
     [("beamsize", "beam_size"), ("timestamp", "timestamps"), ("hot_words", "hotwords"), ("zzz", "beam_size")],
 )
-def test_an_unknown_option_is_refused_with_what_was_meant(name: str, hint: str) -> None:
+def test_an_unknown_option_is_refused_with_a_suggestion(name: str, hint: str) -> None:
     with pytest.raises(WhisperdError) as raised:
         job_options({"language": "en", name: 5})
     assert raised.value.code == "rpc.invalid_params"
@@ -134,7 +134,7 @@ def test_an_unknown_option_is_refused_with_what_was_meant(name: str, hint: str) 
     assert hint in raised.value.fix
 
 
-def test_words_are_asked_for() -> None:
+def test_word_timestamps_reach_the_engine() -> None:
     assert job_options({"timestamps": "word"}).decode_options(5).word_times
     assert not JobOptions().decode_options(5).word_times
 
@@ -151,7 +151,7 @@ MULTILINGUAL, ENGLISH = ("en", "de"), ("en",)
         (JobOptions(language="en"), ENGLISH),
     ],
 )
-def test_what_a_model_can_do(options: JobOptions, languages: tuple[str, ...]) -> None:
+def test_options_that_a_model_supports(options: JobOptions, languages: tuple[str, ...]) -> None:
     check_against_model(options, languages, "base")
 
 
@@ -163,7 +163,7 @@ def test_what_a_model_can_do(options: JobOptions, languages: tuple[str, ...]) ->
         (JobOptions(task="translate"), ENGLISH, "task.not_in_model", "such as small."),
     ],
 )
-def test_what_a_model_cannot_do(
+def test_options_that_a_model_lacks_are_refused(
     options: JobOptions, languages: tuple[str, ...], code: str, hint: str
 ) -> None:
     with pytest.raises(WhisperdError) as raised:
@@ -173,13 +173,13 @@ def test_what_a_model_cannot_do(
 
 
 @pytest.mark.parametrize("model", ["distil-small.en", "/models/mine.en"])
-def test_no_model_is_recommended_that_there_is_not(model: str) -> None:
+def test_only_existing_models_are_recommended(model: str) -> None:
     with pytest.raises(WhisperdError, match="model, such as base") as raised:
         check_against_model(JobOptions(language="de"), ENGLISH, model)
     assert raised.value.code == "language.not_in_model"
 
 
-def test_a_model_that_has_not_learnt_to_translate() -> None:
+def test_a_model_that_cannot_translate() -> None:
     with pytest.raises(WhisperdError) as raised:
         check_against_model(JobOptions(task="translate"), MULTILINGUAL, "large-v3-turbo")
     assert raised.value.code == "task.not_in_model" and "large-v3." in raised.value.fix

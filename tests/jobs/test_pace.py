@@ -1,4 +1,4 @@
-"""When a place in the queue is free: as soon as jobs have ended until now."""
+"""The estimate of when a queue slot is free, from the pace at which jobs have ended so far."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from whisperd.jobs.pace import LATEST_S, SOONEST_S, UNKNOWN_S, Pace
         ([0.0], 1e6, LATEST_S),
     ],
 )
-def test_the_next_one_ends_when_the_last_ones_did(ends_s: list[float], now_s: float, expected: int) -> None:
+def test_the_estimate_follows_the_pace_of_the_last_jobs(
+    ends_s: list[float], now_s: float, expected: int
+) -> None:
     pace = Pace()
     for end_s in ends_s:
         pace.ended(end_s)
@@ -27,7 +29,7 @@ def test_the_next_one_ends_when_the_last_ones_did(ends_s: list[float], now_s: fl
 
 
 @given(st.lists(st.floats(0, 1e9), max_size=100).map(sorted), st.floats(0, 1e9))
-def test_it_is_always_a_time_that_one_can_wait(ends_s: list[float], later_s: float) -> None:
+def test_the_estimate_stays_within_its_bounds(ends_s: list[float], later_s: float) -> None:
     pace = Pace()
     for end_s in ends_s:
         pace.ended(end_s)

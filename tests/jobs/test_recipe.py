@@ -1,4 +1,4 @@
-"""The recipe of a text: whatever matters makes another one, by construction."""
+"""The recipe of a transcript: everything that affects the text changes it, by construction."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def that_matter(options: JobOptions) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", OTHER_VALUES)
-def test_every_option_but_a_few_makes_another_recipe(name: str) -> None:
+def test_every_material_option_changes_the_recipe(name: str) -> None:
     usual = JobOptions()
     other = msgspec.structs.replace(usual, **{name: OTHER_VALUES[name]})
     assert (that_matter(other) == that_matter(usual)) == (name in IMMATERIAL)
 
 
-def test_an_option_that_nobody_has_thought_of_makes_another_recipe() -> None:
+def test_a_future_option_changes_the_recipe() -> None:
     class LaterOptions(JobOptions, frozen=True, kw_only=True):
         timestamps: str = "segment"
 
@@ -63,11 +63,11 @@ def test_an_option_that_nobody_has_thought_of_makes_another_recipe() -> None:
     assert options_that_matter(JobOptions(), first) != options_that_matter(JobOptions(), second)
 
 
-def test_what_is_left_open_is_the_same_as_what_it_is_filled_with() -> None:
+def test_an_omitted_option_equals_its_default() -> None:
     assert that_matter(JobOptions()) == that_matter(JobOptions(beam_size=BEAM_SIZE))
 
 
-def test_each_part_makes_another_digest() -> None:
+def test_each_field_changes_the_digest() -> None:
     fields: dict[str, Any] = {
         "rules": "1",
         "engine": "base cpu int8",
@@ -85,11 +85,13 @@ def test_each_part_makes_another_digest() -> None:
     digests = [Recipe(**fields).digest, *(Recipe(**{**fields, **other}).digest for other in others)]
     assert len(set(digests)) == len(fields) + 1
     turned = Recipe(**{**fields, "options": dict(reversed(fields["options"].items()))})
-    assert turned.digest == digests[0], "the order in which options are said does not matter"
+    assert turned.digest == digests[0], "the order of options does not matter"
     assert content_key("a", "b") != content_key("b", "a")
 
 
-def test_the_rules_are_those_of_the_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_rules_digest_follows_the_code_of_the_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     package = tmp_path / "some_engine"
     package.mkdir()
     (package / "__init__.py").write_text("")
@@ -100,11 +102,13 @@ def test_the_rules_are_those_of_the_code(tmp_path: Path, monkeypatch: pytest.Mon
         (package / "engine.py").write_text(text)
         digests.append(rules_digest("some_engine.engine:load"))
     assert digests[0] == digests[2] != digests[1]
-    assert rules_digest("not_installed_anywhere.engine:load") != digests[0], "its version has to do"
+    assert rules_digest("not_installed_anywhere.engine:load") != digests[0], (
+        "without source files, the version counts instead"
+    )
 
 
 @pytest.mark.parametrize("module", [stitch, reconcile])
-def test_the_rules_are_all_that_joins_windows(module: ModuleType) -> None:
+def test_the_rules_cover_all_modules_that_join_windows(module: ModuleType) -> None:
     used = {getattr(value, "__module__", "") for value in vars(module).values()}
     ours = {name for name in used if name.startswith("whisperd.jobs.")}
     assert ours and ours <= set(RULES)
@@ -115,8 +119,8 @@ class Tuning:
     context_margin_s: float
 
 
-class Puppet:
-    """Has whatever attributes it is made with."""
+class Stub:
+    """Has the attributes given to it."""
 
     def __init__(self, **attributes: Any) -> None:
         self.__dict__.update(attributes)
@@ -128,44 +132,44 @@ async def recipe_with(
     environment: str = "",
     model: str = "m",
     is_usable: bool = True,
-    loaded: Puppet | None = None,
+    loaded: Stub | None = None,
 ) -> str:
-    """The digest of the recipe of a job on a runtime that is loaded like this, or was before an edit."""
+    """Return the recipe digest of a job on a runtime loaded like this, now or (unusable) before an edit."""
 
     async def identity(_: str) -> str:
         return model
 
     async def choose(_: object) -> Any:
-        new = Puppet(name="new", environment={}, lock=None, device="cpu", compute_types=("int8",))
-        return Puppet(name="new", engine="new:load"), new, None
+        new = Stub(name="new", environment={}, lock=None, device="cpu", compute_types=("int8",))
+        return Stub(name="new", engine="new:load"), new, None
 
     def current(bundle: Any) -> Any:
-        return Puppet(select=lambda: Puppet(digest=f"{bundle.name} 1"))
+        return Stub(select=lambda: Stub(digest=f"{bundle.name} 1"))
 
-    settings = Puppet(decoder=Puppet(max_window_s=26.0), runtime=Puppet(beam_size=BEAM_SIZE))
-    service = Puppet(
-        models=Puppet(identity=identity),
-        natives=Puppet(current=current),
+    settings = Stub(decoder=Stub(max_window_s=26.0), runtime=Stub(beam_size=BEAM_SIZE))
+    service = Stub(
+        models=Stub(identity=identity),
+        natives=Stub(current=current),
         settings=settings,
-        runtimes=Puppet(life=lambda _: Puppet(is_usable=is_usable)),
-        provisioner=Puppet(choose=choose),
+        runtimes=Stub(life=lambda _: Stub(is_usable=is_usable)),
+        provisioner=Stub(choose=choose),
     )
-    variant = Puppet(
+    variant = Stub(
         name="toy-cpu", environment={"ISA": environment}, lock=None, device="cpu", compute_types=("int8",)
     )
-    prepared = Puppet(
-        backend=Puppet(engine="toy:load"),
+    prepared = Stub(
+        backend=Stub(engine="toy:load"),
         variant=variant,
         tuning=None if margin_s is None else Tuning(margin_s),
     )
-    preset = Puppet(model="toy", backend="auto", wanted_device="auto", compute_type="auto")
-    lease = Puppet(runtime=Puppet(preset=preset, prepared=prepared, loaded=loaded))
+    preset = Stub(model="toy", backend="auto", wanted_device="auto", compute_type="auto")
+    lease = Stub(runtime=Stub(preset=preset, prepared=prepared, loaded=loaded))
     job = Job(id="a", path="/a", input=JobInput(path="/a"), options=JobOptions(), runtime="toy")
     return (await recipe_of(cast(Service, service), job, cast(Lease, lease))).digest
 
 
 @pytest.mark.anyio
-async def test_what_the_runtime_is_loaded_with_makes_another_recipe() -> None:
+async def test_what_a_runtime_is_loaded_with_changes_the_recipe() -> None:
     usual = await recipe_with()
     assert usual == await recipe_with()
     assert usual != await recipe_with(margin_s=None), "calibration"
@@ -175,17 +179,21 @@ async def test_what_the_runtime_is_loaded_with_makes_another_recipe() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_model_is_what_the_process_has_loaded_that_computes() -> None:
-    loaded = Puppet(pid=7)
+async def test_the_recipe_uses_the_model_that_the_worker_has_loaded() -> None:
+    loaded = Stub(pid=7)
     usual = await recipe_with(loaded=loaded)
-    assert usual == await recipe_with(loaded=loaded, model="n"), "its files were changed since"
+    assert usual == await recipe_with(loaded=loaded, model="n"), (
+        "the worker keeps the model that it has loaded"
+    )
     loaded.pid = None
-    assert usual != await recipe_with(loaded=loaded, model="n"), "its worker has died"
+    assert usual != await recipe_with(loaded=loaded, model="n"), (
+        "the worker has died, so the changed files count"
+    )
     loaded.pid = 8
-    assert usual != await recipe_with(loaded=loaded, model="n"), "another one has loaded it again"
+    assert usual != await recipe_with(loaded=loaded, model="n"), "a new worker has loaded the changed files"
 
 
 @pytest.mark.anyio
-async def test_how_it_was_loaded_before_is_of_no_matter() -> None:
+async def test_the_recipe_of_an_edited_runtime_ignores_how_it_was_loaded() -> None:
     assert await recipe_with() != await recipe_with(is_usable=False)
     assert await recipe_with(is_usable=False) == await recipe_with(is_usable=False, environment="AVX2")

@@ -1,4 +1,4 @@
-"""Joining the texts of windows that overlap: nothing is doubled, nothing lost."""
+"""Joining the texts of overlapping windows: nothing is repeated, nothing lost."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ def joined(earlier: Sequence[Segment], later: Sequence[Segment], start: float, e
         ("", "only the other", "only the other"),
     ],
 )
-def test_by_words(earlier: str, later: str, expected: str) -> None:
-    """A second for each word, and nobody knows when each is said; three seconds are shared."""
+def test_texts_without_word_times_are_joined_by_their_words(earlier: str, later: str, expected: str) -> None:
+    """Each word takes a second, without word times; the windows share three seconds."""
     count = len(earlier.split())
     before = [segment(0, count, earlier)] if earlier else []
     after = [segment(count - 3, count - 3 + len(later.split()), later)] if later else []
@@ -48,7 +48,7 @@ def test_scripts_without_spaces_are_joined_by_their_characters() -> None:
     assert joined([before], [after], 2.5, 5.5) == "私はその人を常に先生と呼んでいた"
 
 
-def test_without_a_word_in_common_the_time_decides() -> None:
+def test_without_a_common_word_the_time_decides() -> None:
     before = [segment(0, 6, " one two three four five six")]
     after = [segment(4, 10, " cinq seis seven eight nine ten")]
     text = joined(before, after, 4, 6)
@@ -56,14 +56,14 @@ def test_without_a_word_in_common_the_time_decides() -> None:
     assert text.endswith("seven eight nine ten")
 
 
-def test_what_only_one_has_heard_is_not_lost() -> None:
+def test_words_that_only_one_window_has_are_not_lost() -> None:
     before, after = segment(0, 6, " one two three four five six"), segment(8, 10, " seven eight")
     assert joined([before], [after], 4, 6) == "one two three four five six seven eight"
     before, after = segment(0, 3, " one two three"), segment(4, 8, " five six seven eight")
     assert joined([before], [after], 4, 6) == "one two three five six seven eight"
 
 
-def test_what_lies_well_outside_stays_as_it_is() -> None:
+def test_segments_outside_the_overlap_are_unchanged() -> None:
     first, last = segment(0, 5, " Dear all,"), segment(30, 35, " all,")
     shared = segment(15, 20, " all the best"), segment(18, 22, " the best.")
     before, after = reconcile([first, shared[0]], [shared[1], last], 18, 20)
@@ -76,8 +76,8 @@ words = st.text("abcdef", min_size=3, max_size=8)
 
 
 @given(st.lists(words, min_size=12, max_size=40, unique=True), st.data(), st.booleans())
-def test_nothing_is_doubled_or_lost(spoken: list[str], data: st.DataObject, timed: bool) -> None:
-    """Each window mishears the word that its edge cuts, if it does; all words take half a second."""
+def test_nothing_is_repeated_or_lost(spoken: list[str], data: st.DataObject, timed: bool) -> None:
+    """A window may mishear the word cut by its edge. Each word takes half a second."""
     shared = data.draw(st.integers(3, 5))
     cut = data.draw(st.integers(shared, len(spoken) - shared))
     first_end, second_start = cut + shared // 2 + 1, cut - shared // 2 - 1
@@ -111,7 +111,7 @@ times = st.tuples(st.floats(0, 40), st.floats(0, 20))
 
 
 @given(st.lists(st.tuples(times, texts), max_size=4), st.lists(st.tuples(times, texts), max_size=4), times)
-def test_anything_may_be_given(
+def test_any_input_is_accepted(
     earlier: list[tuple[tuple[float, float], str]],
     later: list[tuple[tuple[float, float], str]],
     shared: tuple[float, float],

@@ -1,4 +1,4 @@
-"""What a person searches for: whatever is typed, the data base is asked a proper question."""
+"""Search queries: any user input becomes a valid database query or an error."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def test_filters() -> None:
         "a after:99999",
     ],
 )
-def test_what_is_no_search(text: str) -> None:
+def test_invalid_searches_are_refused(text: str) -> None:
     with pytest.raises(WhisperdError) as raised:
         parse_query(text)
     assert raised.value.code == "search.invalid"
 
 
-def test_what_windows_does_not_convert_is_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_date_that_windows_cannot_convert_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class LongAgo(datetime.datetime):
         def astimezone(self, _zone: datetime.tzinfo | None = None) -> NoReturn:
             raise OSError(errno.EINVAL, "Invalid argument")
@@ -84,7 +84,7 @@ def test_what_windows_does_not_convert_is_no_search(monkeypatch: pytest.MonkeyPa
 
 
 @given(st.text(max_size=40), st.text(st.characters(exclude_categories=["Cs"]), max_size=40))
-def test_whatever_is_typed_is_a_question_that_sqlite_understands(text: str, said: str) -> None:
+def test_any_input_is_valid_for_sqlite(text: str, said: str) -> None:
     try:
         match = parse_query(text).match
     except WhisperdError:
@@ -97,7 +97,7 @@ def test_whatever_is_typed_is_a_question_that_sqlite_understands(text: str, said
 
 
 @given(st.text(st.sampled_from("ab 会議は\n\x02é"), max_size=20))
-def test_a_text_stays_on_its_line(text: str) -> None:
+def test_indexed_text_has_no_control_characters(text: str) -> None:
     line = searchable(text)
     assert not {"\n", "\x02", "\x03"} & set(line)
     assert line.replace("\u200b", "").split() == text.replace("\x02", " ").split()

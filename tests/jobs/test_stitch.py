@@ -1,4 +1,4 @@
-"""Putting windows back in order: whatever comes when, the text and its times are the same."""
+"""Putting windows back in order: the text and its times do not depend on the order of arrival."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def result(*segments: EngineSegment) -> WindowResult:
     return WindowResult(language="en", language_probability=1.0, segments=segments)
 
 
-def test_a_segment_stands_on_the_time_line_of_the_file() -> None:
+def test_segment_times_are_relative_to_the_file() -> None:
     stitcher = Stitcher()
     released = stitcher.add(a_window(0, 61.25, 70.0), result(segment(0.5, 2.0, " Hello")))
     assert released == stitcher.segments
@@ -60,7 +60,7 @@ def test_a_segment_stands_on_the_time_line_of_the_file() -> None:
     ]
 
 
-def test_a_window_waits_for_the_one_before() -> None:
+def test_a_window_waits_for_the_previous_one() -> None:
     stitcher = Stitcher()
     assert stitcher.add(a_window(1, 10, 20), result(segment(0, 10, " two"))) == []
     assert stitcher.add(a_window(2, 20, 30), result()) == []
@@ -70,7 +70,7 @@ def test_a_window_waits_for_the_one_before() -> None:
     assert stitcher.text == "one two three"
 
 
-def test_it_says_how_far_all_windows_are_done() -> None:
+def test_done_s_counts_only_windows_without_gaps() -> None:
     stitcher = Stitcher()
     stitcher.add(a_window(1, 10, 20), result())
     assert stitcher.done_s == 0
@@ -78,7 +78,7 @@ def test_it_says_how_far_all_windows_are_done() -> None:
     assert stitcher.done_s == 20
 
 
-def test_no_windows_are_no_text() -> None:
+def test_without_windows_there_is_no_text() -> None:
     assert Stitcher().text == ""
 
 
@@ -97,7 +97,9 @@ windows = st.lists(
 
 
 @given(windows=windows, data=st.data())
-def test_any_order_of_arrival_gives_the_same(windows: list[list[EngineSegment]], data: st.DataObject) -> None:
+def test_any_order_of_arrival_gives_the_same_result(
+    windows: list[list[EngineSegment]], data: st.DataObject
+) -> None:
     arrived = [
         (a_window(index, 20.0 * index, 20.0 * index + 18.5), result(*segments))
         for index, segments in enumerate(windows)
@@ -112,7 +114,7 @@ def test_any_order_of_arrival_gives_the_same(windows: list[list[EngineSegment]],
 
 
 @given(windows=windows)
-def test_times_never_go_back_nor_out_of_the_window(windows: list[list[EngineSegment]]) -> None:
+def test_segment_times_increase_and_stay_in_their_window(windows: list[list[EngineSegment]]) -> None:
     stitcher = Stitcher()
     reached_s = 0.0
     for index, segments in enumerate(windows):
@@ -126,7 +128,7 @@ def engine_words(*spans: tuple[float, float]) -> tuple[EngineWord, ...]:
     return tuple(EngineWord(text=" w", start=start, end=end, probability=0.5) for start, end in spans)
 
 
-def test_words_stand_on_the_time_line_of_the_file() -> None:
+def test_word_times_are_relative_to_the_file() -> None:
     one = msgspec.structs.replace(segment(0.5, 2.0), words=engine_words((0.5, 1.0), (1.25, 2.0)))
     (found,) = Stitcher().add(a_window(0, 60.0, 70.0), result(one))
     assert found.words == (
@@ -139,7 +141,7 @@ times = st.floats(-5, 40) | st.just(math.nan)
 
 
 @given(segments=st.lists(st.tuples(times, times, st.lists(st.tuples(times, times), max_size=5)), max_size=4))
-def test_words_never_go_back_nor_out_of_their_segment(
+def test_word_times_increase_and_stay_in_their_segment(
     segments: list[tuple[float, float, list[tuple[float, float]]]],
 ) -> None:
     given_segments = [
@@ -174,7 +176,7 @@ def test_channels_are_merged_by_time() -> None:
     speech=st.lists(st.lists(st.tuples(st.floats(0, 40), st.floats(0, 25)), max_size=4), max_size=3),
     data=st.data(),
 )
-def test_channels_come_in_order_of_time_whatever_comes_when(
+def test_channels_are_merged_by_time_in_any_order_of_arrival(
     speech: list[list[tuple[float, float]]], data: st.DataObject
 ) -> None:
     found = []
@@ -214,11 +216,11 @@ def test_channels_come_in_order_of_time_whatever_comes_when(
         (["Привет,", "мир"], "Привет, мир"),
     ],
 )
-def test_texts_are_joined_as_their_script_does(texts: list[str], joined: str) -> None:
+def test_texts_are_joined_as_their_script_requires(texts: list[str], joined: str) -> None:
     assert join_texts(texts) == joined
 
 
-def test_what_two_windows_have_heard_is_told_once() -> None:
+def test_text_that_two_windows_share_appears_once() -> None:
     stitcher = Stitcher()
     said = result(segment(0, 10, " It was a dark night."), segment(16, 20, " The rain fell in torr"))
     assert [one.text for one in stitcher.add(a_window(0, 0, 20, shared=2), said)] == [" It was a dark night."]
@@ -228,19 +230,19 @@ def test_what_two_windows_have_heard_is_told_once() -> None:
     assert [one.id for one in stitcher.segments] == [0, 1, 2]
 
 
-def test_what_waits_for_a_window_that_hears_nothing_is_not_lost() -> None:
+def test_a_held_segment_is_released_by_an_empty_next_window() -> None:
     stitcher = Stitcher()
     assert stitcher.add(a_window(0, 0, 20, shared=2), result(segment(0, 20, " Hello there."))) == []
     assert [one.text for one in stitcher.add(a_window(1, 18, 30), result())] == [" Hello there."]
 
 
-def test_what_waits_at_the_end_is_not_lost() -> None:
+def test_a_held_segment_is_released_at_the_end() -> None:
     stitcher = Stitcher()
     stitcher.add(a_window(0, 0, 20, shared=2), result(segment(0, 20, " Hello there.")))
     assert [one.text for one in stitcher.finish()] == [" Hello there."]
 
 
-def test_a_channel_on_which_nothing_waits_holds_up_no_other() -> None:
+def test_a_channel_without_held_segments_does_not_delay_others() -> None:
     stitcher = Stitcher()
     assert stitcher.add(a_window(0, 0, 20, channel=0, shared=2), result()) == []
     assert stitcher.add(a_window(1, 17, 26, channel=1), result(segment(0, 2, " second"))) == []
@@ -250,7 +252,7 @@ def test_a_channel_on_which_nothing_waits_holds_up_no_other() -> None:
     assert [(one.channel, one.text) for one in released] == [(1, " second"), (0, " first")]
 
 
-def test_on_another_channel_nothing_goes_before_what_waits() -> None:
+def test_a_held_segment_delays_later_ones_on_other_channels() -> None:
     stitcher = Stitcher()
     stitcher.add(a_window(0, 0, 20, channel=0, shared=2), result(segment(16, 20, " first")))
     assert stitcher.add(a_window(1, 17, 26, channel=1), result(segment(0, 2, " second"))) == []

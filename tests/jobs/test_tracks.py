@@ -1,4 +1,4 @@
-"""One of several audio tracks, from the command line to the text, with the toy engine."""
+"""The choice of an audio track, from the command line to the text, with the toy engine."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ with av.open(sys.argv[2], "w") as container:
 
 @pytest.fixture(scope="module")
 def film(media_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Two seconds in English, three in German."""
+    """A film with two tracks: two seconds in English, three in German."""
     path = str(tmp_path_factory.mktemp("film") / "film.mkv")
     run_python(MAKE_FILM, str(media_bundle), path, env=os.environ)
     return path
 
 
-def test_a_track_has_a_text_of_its_own(shared: RunningDaemon, film: str) -> None:
+def test_each_track_has_its_own_text(shared: RunningDaemon, film: str) -> None:
     for track, seconds in (("1", 2), ("2", 3)):
         asked = ("transcribe", film, "--no-vad", "--track", track)
         assert shared.ctl(*asked).out == f"transcribe {seconds}.00 s\n"
@@ -45,7 +45,7 @@ def test_a_track_has_a_text_of_its_own(shared: RunningDaemon, film: str) -> None
         assert heard == [f"Speaker {number}: transcribe {seconds}.00 s" for number in (1, 2)]
 
 
-def test_a_track_that_is_not_there(shared: RunningDaemon, film: str) -> None:
+def test_a_missing_track_is_refused(shared: RunningDaemon, film: str) -> None:
     done = shared.ctl("transcribe", film, "--track", "3", "--json")
     error = done.json["error"]
     assert (done.status, error["code"]) == (2, "track.unknown")

@@ -1,4 +1,4 @@
-"""What was transcribed once is answered at once, found by its words, and really gone when it is purged."""
+"""Stored transcripts answer repeated jobs, are found by their words, and are really erased when purged."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ def model(toy: Toy) -> str:
 
 
 def files_hold(daemon: RunningDaemon, text: str) -> bool:
-    """Whether the bytes of a text are in any file of the daemon's: its data base, its log."""
+    """Whether the bytes of a text are in any file of the daemon, such as its database or log."""
     for path in (daemon.folder / "state").rglob("*"):
-        with suppress(FileNotFoundError):  # it has just gone
+        with suppress(FileNotFoundError):  # deleted just now
             if path.is_file() and text.encode() in path.read_bytes():
                 return True
     return False
 
 
 def ended(client: Client, job: str) -> dict[str, Any]:
-    """The last event of a job."""
+    """Return the last event of a job."""
     return [event for event in client.follow(job) if event is not None][-1]
 
 
-def test_the_same_audio_is_answered_at_once(
+def test_the_same_audio_is_answered_from_the_store(
     daemon: RunningDaemon, model: str, toy: Toy, tone: Path, tmp_path: Path
 ) -> None:
     copy = tmp_path / "copy.wav"
@@ -66,7 +66,7 @@ def test_the_same_audio_is_answered_at_once(
         assert computed(tone) == 0
         assert computed(copy) == 0, "the bytes count, not the name"
         assert computed(tone.read_bytes()) == 0
-        assert computed(tone, priority="bulk") == 0, "it changes no text"
+        assert computed(tone, priority="bulk") == 0, "the priority does not affect the text"
         assert computed(tone, cache=False) == 1
         others = (
             {"beam_size": 1},
@@ -92,9 +92,11 @@ def test_the_same_audio_is_answered_at_once(
         job = client.submit(copy, model=model, vad=False)
         client.jobs.wait(job)
         assert client.jobs.show(job)["cached"], "also after a restart"
-        assert not daemon.workers(), "and no model was loaded for it"
+        assert not daemon.workers(), "no model is loaded for it"
         (Path(model) / "model.bin").write_text("{ }")
-        assert not ended(client, client.submit(copy, model=model, vad=False))["cached"], "it is another model"
+        assert not ended(client, client.submit(copy, model=model, vad=False))["cached"], (
+            "the model has changed"
+        )
 
 
 def test_the_command_line_says_when_it_did_not_transcribe(
@@ -120,7 +122,7 @@ def test_a_result_outlives_its_daemon(daemon: RunningDaemon, model: str, tone: P
         jobs = [client.submit(tone, model=model, vad=False) for _ in range(40)]
         for job in jobs:
             assert client.jobs.wait(job)["text"] == SAID
-        assert client.jobs.show(jobs[0])["text"] == SAID, "it is at hand no more, and is looked up"
+        assert client.jobs.show(jobs[0])["text"] == SAID, "it has left memory, and is read from the database"
     daemon.signal(signal.SIGTERM)
     daemon.wait()
     daemon.start()
@@ -131,7 +133,7 @@ def test_a_result_outlives_its_daemon(daemon: RunningDaemon, model: str, tone: P
         assert "text" in client.jobs.list()[0] and client.jobs.list()[0]["text"] is None
 
 
-def test_searching(daemon: RunningDaemon, model: str, tone: Path, toy: Toy) -> None:
+def test_search(daemon: RunningDaemon, model: str, tone: Path, toy: Toy) -> None:
     other = toy("other", says=" nothing of that kind")
     with daemon.connect() as client:
         client.transcribe(tone, model=model, vad=False)
@@ -151,7 +153,7 @@ def test_searching(daemon: RunningDaemon, model: str, tone: Path, toy: Toy) -> N
     assert daemon.ctl("search", "nonsense", "--json").json == []
 
 
-def test_clearing_forgets_jobs_and_purging_erases_texts(
+def test_clearing_forgets_jobs_and_purging_erases_transcripts(
     daemon: RunningDaemon, model: str, tone: Path, tmp_path: Path
 ) -> None:
     second = write_tone(tmp_path / "second.wav", 2.0)
@@ -163,7 +165,7 @@ def test_clearing_forgets_jobs_and_purging_erases_texts(
         with pytest.raises(WhisperdError) as raised:
             client.jobs.show(job)
         assert raised.value.code == "job.unknown"
-        assert len(client.transcripts.search("xylophone")) == 2, "their texts stay"
+        assert len(client.transcripts.search("xylophone")) == 2, "clearing jobs keeps their transcripts"
         job = client.submit(tone, model=model, vad=False)
         client.jobs.wait(job)
         until(lambda: files_hold(daemon, "xylophone"))
@@ -174,11 +176,11 @@ def test_clearing_forgets_jobs_and_purging_erases_texts(
     assert not files_hold(daemon, "xylophone")
     with daemon.connect() as client:
         assert client.transcripts.search("xylophone") == []
-        assert client.transcribe(tone, model=model, vad=False).text == SAID, "it is transcribed anew"
+        assert client.transcribe(tone, model=model, vad=False).text == SAID, "it is transcribed again"
     assert SAID not in daemon.log() and "xylophone" not in daemon.log()
 
 
-def test_a_cancelled_jobs_windows_are_purged_with_it(
+def test_purging_a_cancelled_job_erases_its_windows(
     daemon: RunningDaemon, model: str, tmp_path: Path
 ) -> None:
     sound = write_tone(tmp_path / "long.wav", 60.0)
@@ -196,7 +198,7 @@ def test_a_cancelled_jobs_windows_are_purged_with_it(
     assert not files_hold(daemon, "xylophone")
 
 
-def test_nothing_is_kept_where_that_is_not_wanted(
+def test_with_keep_transcripts_off_no_text_is_stored(
     make_daemon: Callable[..., RunningDaemon], model: str, tone: Path
 ) -> None:
     daemon = make_daemon()
@@ -207,7 +209,7 @@ def test_nothing_is_kept_where_that_is_not_wanted(
     daemon.signal(signal.SIGTERM)
     daemon.wait()
     with daemon.start().connect() as client:
-        until(lambda: not files_hold(daemon, "xylophone"), "what was kept to be erased")
+        until(lambda: not files_hold(daemon, "xylophone"), "stored transcripts to be erased")
         attached = client.submit(tone, model=model, vad=False)
         detached = client.submit(tone, detach=True, model=model, vad=False)
         for job in (attached, detached):

@@ -1,4 +1,4 @@
-"""The transcripts that are kept: found by what was said, and gone when they are to be."""
+"""Stored transcripts: found by their words, and erased when requested."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ pytestmark = pytest.mark.anyio
 
 
 class House:
-    """A store, and the data base around it."""
+    """A transcript store and its database."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
         self.store = TranscriptStore(database)
 
-    async def keep(
+    async def store_texts(
         self,
         *texts: str,
         path: str | None = "/talks/a.mp3",
@@ -55,12 +55,12 @@ class House:
         return await self.database.run(lambda connection: insert_transcript(connection, kept))
 
     async def search(self, query: str, limit: int = 50) -> list[tuple[str | None, list[float]]]:
-        """The paths, and where the places begin."""
+        """Return the paths of the hits, and their start times."""
         found = await self.store.search(parse_query(query), limit)
         return [(one.path, [hit.start for hit in one.hits]) for one in found]
 
     def files_hold(self, text: str) -> bool:
-        """Whether the bytes of a text are in any file of the data base."""
+        """Whether the bytes of a text are in any file of the database."""
         folder = self.database.path.parent
         return any(text.encode() in path.read_bytes() for path in folder.iterdir() if path.is_file())
 
@@ -83,8 +83,8 @@ async def house(tmp_path: Path) -> AsyncIterator[House]:
         yield House(database)
 
 
-async def test_each_place_has_its_time_and_its_context(house: House) -> None:
-    await house.keep("Good morning.", "The budget is late.", "We wait.", "No budget, no work.")
+async def test_each_hit_has_its_time_and_context(house: House) -> None:
+    await house.store_texts("Good morning.", "The budget is late.", "We wait.", "No budget, no work.")
     (found,) = await house.store.search(parse_query("budget"), 50)
     assert [(hit.start, hit.before, hit.text, hit.after) for hit in found.hits] == [
         (10.0, "Good morning.", "The budget is late.", "We wait."),
@@ -101,7 +101,7 @@ async def test_each_place_has_its_time_and_its_context(house: House) -> None:
         ("bud", None),
         ('"the budget"', [10.0]),
         ('"budget the"', None),
-        ('"morning the budget"', [0.0]),  # over the end of a segment
+        ('"morning the budget"', [0.0]),  # across the end of a segment
         ("budget morning", [0.0, 10.0]),
         ("budget evening", None),
         ("munchen", [20.0]),
@@ -111,15 +111,17 @@ async def test_each_place_has_its_time_and_its_context(house: House) -> None:
         ("東京で", [30.0]),
     ],
 )
-async def test_words_phrases_and_beginnings(house: House, query: str, starts: list[float] | None) -> None:
-    await house.keep("Good morning.", "The budget is late.", "Grüße aus München.", "会議は東京です東京で")
+async def test_words_phrases_and_prefixes(house: House, query: str, starts: list[float] | None) -> None:
+    await house.store_texts(
+        "Good morning.", "The budget is late.", "Grüße aus München.", "会議は東京です東京で"
+    )
     assert await house.search(query) == ([("/talks/a.mp3", starts)] if starts else [])
 
 
 async def test_filters(house: House) -> None:
-    await house.keep("One offer.", path="/talks/a.mp3")
-    await house.keep("Ein offer.", path="/Notes/b.wav", language="de")
-    await house.keep("No file, offer.", path=None)
+    await house.store_texts("One offer.", path="/talks/a.mp3")
+    await house.store_texts("Ein offer.", path="/Notes/b.wav", language="de")
+    await house.store_texts("No file, offer.", path=None)
 
     async def paths(query: str) -> set[str | None]:
         return {path for path, _ in await house.search(f"offer {query}")}
@@ -134,47 +136,51 @@ async def test_filters(house: House) -> None:
     assert len(await paths("after:2020 before:2999")) == 3
 
 
-async def test_no_more_places_than_were_asked_for(house: House) -> None:
+async def test_the_number_of_hits_is_limited(house: House) -> None:
     for _ in range(3):
-        await house.keep("an echo", "an echo", "silence", "an echo")
+        await house.store_texts("an echo", "an echo", "silence", "an echo")
     assert [starts for _, starts in await house.search("echo", limit=5)] == [[0.0, 10.0, 30.0], [0.0, 10.0]]
 
 
-async def test_what_is_said_alike_of_the_same_audio_is_found_once(house: House) -> None:
-    await house.keep("An echo.", "Silence.", "An echo.", content="a")
-    await house.keep("an echo", "silence", "an echo!", "an echo", content="a", later_s=0.5, path="/b.mp3")
-    # The newest says more and is the better hit; of the other one nothing is left to be said.
+async def test_equal_hits_in_the_same_audio_are_reported_once(house: House) -> None:
+    await house.store_texts("An echo.", "Silence.", "An echo.", content="a")
+    await house.store_texts(
+        "an echo", "silence", "an echo!", "an echo", content="a", later_s=0.5, path="/b.mp3"
+    )
+    # The newest has more hits and ranks first; the other one adds none.
     assert await house.search("echo") == [("/b.mp3", [0.5, 20.5, 30.5])]
-    await house.keep("An echo.", content="b", path="/c.mp3")
-    await house.keep("An echo.", path="/d.mp3")
-    await house.keep("An echo.", path="/d.mp3")
+    await house.store_texts("An echo.", content="b", path="/c.mp3")
+    await house.store_texts("An echo.", path="/d.mp3")
+    await house.store_texts("An echo.", path="/d.mp3")
     assert sorted(path or "" for path, _ in await house.search("echo")) == [
         "/b.mp3",
         "/c.mp3",
         "/d.mp3",
         "/d.mp3",
-    ], "of other audio, and of audio that nobody knows, all is told"
+    ], "all hits in other audio, or in audio without a hash, are reported"
 
 
-async def test_what_is_told_once_leaves_room_for_others(house: House) -> None:
-    await house.keep("an echo", content="b", path="/b.mp3")
+async def test_dropped_duplicates_do_not_count_towards_the_limit(house: House) -> None:
+    await house.store_texts("an echo", content="b", path="/b.mp3")
     for _ in range(7):
-        await house.keep("an echo", content="a")
+        await house.store_texts("an echo", content="a")
     assert await house.search("echo", limit=2) == [("/talks/a.mp3", [0.0]), ("/b.mp3", [0.0])]
 
 
-async def test_one_is_found_by_what_it_was_made_of(house: House) -> None:
+async def test_a_transcript_is_found_by_its_key(house: House) -> None:
     assert not await house.store.has_size(100)
-    await house.keep("First.", key="k")
+    await house.store_texts("First.", key="k")
     assert await house.store.has_size(100) and not await house.store.has_size(101)
     found = await house.store.find("k", "/moved/here.mp3")
     assert found is not None and found.text == "First."
-    assert await house.search("first") == [("/moved/here.mp3", [0.0])], "where the audio was seen last"
+    assert await house.search("first") == [("/moved/here.mp3", [0.0])], (
+        "the path where the audio was seen last"
+    )
     assert await house.store.find("other", "/b") is None
 
 
-async def test_one_made_again_takes_the_place_of_the_old_one(house: House) -> None:
-    old = await house.keep("First.", key="k")
+async def test_a_new_transcript_replaces_the_old_one_with_its_key(house: House) -> None:
+    old = await house.store_texts("First.", key="k")
 
     def refer(connection: object) -> None:
         connection.execute(  # type: ignore[attr-defined]
@@ -182,21 +188,21 @@ async def test_one_made_again_takes_the_place_of_the_old_one(house: House) -> No
         )
 
     await house.database.run(refer)
-    await house.keep("Second.", key="k")
+    await house.store_texts("Second.", key="k")
     assert await house.search("first") == []
     assert len(await house.search("second")) == 1
     of_job = await house.store.of_job("a")
     assert of_job is not None and of_job.text == "Second."
 
 
-async def test_a_job_that_was_answered_keeps_its_text_when_that_is_made_again_meanwhile(house: House) -> None:
+async def test_a_cached_job_follows_a_transcript_that_is_replaced_meanwhile(house: House) -> None:
     async def recipe_of(*_: object) -> Recipe:
         raise AssertionError
 
-    await house.keep("First.", key="k")
+    await house.store_texts("First.", key="k")
     job = Job(id="a", path="/a", input=JobInput(path="/a"), options=JobOptions(), runtime="base")
     job.transcript, job.answered_by, job.is_cached = await house.store.find("k", "/a"), "k", True
-    await house.keep("Second.", key="k")
+    await house.store_texts("Second.", key="k")
     async with open_saver(house.database) as saver:
         journal = JobJournal(saver)
         await JobKeeper(journal, house.store, JobSettings, recipe_of).save_end(job).saved()
@@ -204,7 +210,7 @@ async def test_a_job_that_was_answered_keeps_its_text_when_that_is_made_again_me
     assert of_job is not None and of_job.text == "Second."
 
 
-async def test_what_was_told_a_moment_ago_is_found_though_the_disk_is_slow(house: House) -> None:
+async def test_a_transcript_is_found_while_it_is_still_being_saved(house: House) -> None:
     has_begun, go_on = anyio.Event(), threading.Event()
     recipe = Recipe(rules="r", engine="e", decoder="d", max_window_s=30.0, options={})
 
@@ -250,7 +256,7 @@ async def test_what_was_told_a_moment_ago_is_found_though_the_disk_is_slow(house
 @pytest.mark.parametrize(
     ("keeps", "is_detached", "is_wanted"), [(True, False, True), (False, True, True), (False, False, False)]
 )
-async def test_no_file_is_hashed_for_nothing(
+async def test_files_are_hashed_only_if_needed(
     house: House, tmp_path: Path, keeps: bool, is_detached: bool, is_wanted: bool
 ) -> None:
     async def recipe_of(*_: object) -> Recipe:
@@ -267,11 +273,11 @@ async def test_no_file_is_hashed_for_nothing(
     assert (job.content_hash is not None) == is_wanted
 
 
-async def test_what_is_purged_is_in_no_file_any_more(house: House) -> None:
-    """Some of it went through the index, some into the log, some was moved from page to page."""
+async def test_purged_transcripts_are_in_no_file(house: House) -> None:
+    """Their bytes went through the index and the log, and were moved from page to page."""
     for number in range(200):
-        await house.keep(*(f"xylophone{number} {'filling' * 20}" for _ in range(5)), path=f"/{number}")
-    await house.keep("Marmalade stays.")
+        await house.store_texts(*(f"xylophone{number} {'filling' * 20}" for _ in range(5)), path=f"/{number}")
+    await house.store_texts("Marmalade stays.")
     assert house.files_hold("xylophone") and house.files_hold("filling")
 
     def age(connection: object) -> None:
@@ -283,16 +289,16 @@ async def test_what_is_purged_is_in_no_file_any_more(house: House) -> None:
     assert await house.store.forget_before("2021-01-01T00:00:00.000Z") == 200
     await house.database.erase()
     assert not house.files_hold("xylophone") and not house.files_hold("filling")
-    assert not house.files_hold("xylo"), "nor in the index"
+    assert not house.files_hold("xylo"), "found in the index"
     assert await house.search("marmalade") == [("/talks/a.mp3", [0.0])]
     assert await house.store.forget_before(None) == 1
     await house.database.erase()
     assert not house.files_hold("armalade")
 
 
-async def test_erasing_waits_its_turn(house: House) -> None:
+async def test_erasing_and_storing_do_not_collide(house: House) -> None:
     async with anyio.create_task_group() as tasks:
         for number in range(20):
-            tasks.start_soon(house.keep, f"word{number}")
+            tasks.start_soon(house.store_texts, f"word{number}")
             tasks.start_soon(house.database.erase)
     assert len(await house.search("word*")) == 20

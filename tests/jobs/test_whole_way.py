@@ -1,4 +1,4 @@
-"""A job's whole way through the real daemon, with the toy engine."""
+"""Jobs from start to end through the real daemon, with the toy engine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.real
 ENDS = {"transcription.completed", "transcription.failed", "transcription.cancelled"}
 
 
-def test_a_job_ends_with_its_text(daemon: RunningDaemon, toy: Callable[..., str], tmp_path: Path) -> None:
+def test_a_job_yields_its_text(daemon: RunningDaemon, toy: Callable[..., str], tmp_path: Path) -> None:
     sound = write_tone(tmp_path / "tone.wav", 3.0)
     model = toy()
     with daemon.connect() as client:
@@ -31,7 +31,7 @@ def test_a_job_ends_with_its_text(daemon: RunningDaemon, toy: Callable[..., str]
     assert batches(Path(model)) == [{"durations": [3.0], "language": None}]
 
 
-def test_what_it_was_told_to_expect_is_left_out_where_nobody_speaks(
+def test_hotwords_and_prompts_are_not_hallucinated_in_silence(
     daemon: RunningDaemon, toy: Callable[..., str], tmp_path: Path
 ) -> None:
     sound, model = write_tone(tmp_path / "tone.wav", 3.0), toy(says="Kubernetes", avg_logprob=-0.8)
@@ -57,7 +57,7 @@ def test_a_short_clip_does_not_wait_for_a_long_file(
         file = client.submit(long, model=model, vad=False, language="en", priority="bulk")
         until(lambda: batches(model))
         clip = client.submit(short, model=model, vad=False, language="en", priority="interactive")
-        # All windows of the file wait, but the one that is computed, and then the clip's.
+        # All windows of the file wait, except the one being computed, and so does the window of the clip.
         until(lambda: runtime_with(client, model)["waiting"] == 23)
         (Path(model) / "hold").unlink()
         client.jobs.wait(clip)
@@ -66,7 +66,7 @@ def test_a_short_clip_does_not_wait_for_a_long_file(
     assert order.index([2.0]) < len(order) / 2
 
 
-def test_a_cancelled_job_frees_its_place_within_one_window(
+def test_a_cancelled_job_releases_the_engine_within_one_window(
     make_daemon: Callable[..., RunningDaemon], toy: Callable[..., str], tmp_path: Path
 ) -> None:
     long, short = write_tone(tmp_path / "long.wav", 30.0), write_tone(tmp_path / "short.wav", 2.0)
@@ -82,17 +82,17 @@ def test_a_cancelled_job_frees_its_place_within_one_window(
         waiting = client.submit(short, model=model, vad=False, language="en")
         client.jobs.cancel(job)
         until(lambda: batches(model)[-1]["durations"] == [2.0])
-        assert hold.exists(), "the batch of the cancelled job was never let go"
+        assert hold.exists(), "the batch of the cancelled job was never allowed to finish"
         hold.unlink()
         assert client.jobs.wait(waiting)["text"] == "transcribe 2.00 s"
-    assert len(loads(model)) == 1, "its worker lives"
+    assert len(loads(model)) == 1, "the worker was restarted"
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_whatever_happens_every_job_ends_once_and_nothing_is_left(
+def test_every_job_ends_once_under_random_kills_and_cancels(
     daemon: RunningDaemon, toy: Callable[..., str], tmp_path: Path
 ) -> None:
-    """Engines are killed and jobs are cancelled at random moments; what must hold, holds always."""
+    """Workers are killed and jobs cancelled at random moments; nothing may be left behind."""
     chance = random.Random(7)
     sounds = [write_tone(tmp_path / f"{seconds}.wav", seconds) for seconds in (2.0, 25.0)]
     model = toy(window_s=0.02)
@@ -134,18 +134,18 @@ def test_whatever_happens_every_job_ends_once_and_nothing_is_left(
     assert not alive
 
 
-def test_a_model_that_nobody_knows_is_refused_at_once(daemon: RunningDaemon, tmp_path: Path) -> None:
+def test_an_unknown_model_is_refused_at_once(daemon: RunningDaemon, tmp_path: Path) -> None:
     sound = write_tone(tmp_path / "tone.wav", 1.0)
     refused = daemon.ctl("transcribe", "--model", "tinyy", str(sound))
     assert refused.status == 4
     assert "Did you mean tiny" in refused.err
     with daemon.connect() as client:
         status = client.daemon.status()
-    assert [runtime["saved"] for runtime in status["runtimes"]] == [True], "none was made for it"
-    assert set(status["jobs"].values()) == {0}, "it never was a job"
+    assert [runtime["saved"] for runtime in status["runtimes"]] == [True], "a runtime was created for it"
+    assert set(status["jobs"].values()) == {0}, "a job was created for it"
 
 
-def test_what_the_catalogue_knows_of_a_model_is_not_found_out_by_downloading_it(
+def test_the_catalogue_refuses_a_language_without_downloading_the_model(
     daemon: RunningDaemon, tmp_path: Path
 ) -> None:
     sound = write_tone(tmp_path / "tone.wav", 1.0)
@@ -154,7 +154,7 @@ def test_what_the_catalogue_knows_of_a_model_is_not_found_out_by_downloading_it(
     assert "medium.en does not support German" in refused.err
 
 
-def test_a_model_has_one_worker_whatever_it_is_called(
+def test_all_spellings_of_a_model_path_share_one_worker(
     daemon: RunningDaemon, toy: Callable[..., str], tmp_path: Path
 ) -> None:
     sound = write_tone(tmp_path / "tone.wav", 3.0)

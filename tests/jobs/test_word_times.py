@@ -1,4 +1,4 @@
-"""The times of words, on every way that a text takes: events, results, formats, live speech, kept texts."""
+"""Word times in events, results, formats, live jobs and stored transcripts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_each_word_has_its_time(shared: RunningDaemon, toy: Callable[..., str], 
     assert plain.segments[0].words == () and "words" not in plain.verbose
 
 
-def test_they_are_those_of_the_file_in_its_parts_and_channels(
+def test_word_times_are_relative_to_the_file_for_clips_and_channels(
     shared: RunningDaemon, toy: Callable[..., str], tmp_path: Path
 ) -> None:
     stereo = write_tone(tmp_path / "stereo.wav", 20.0, channels=2)
@@ -61,7 +61,7 @@ def test_they_are_those_of_the_file_in_its_parts_and_channels(
     assert {word["channel"] for word in transcript.verbose["words"]} == {0, 1}
 
 
-def test_events_tell_of_the_words_and_then_of_the_segment(
+def test_word_events_precede_their_segment_event(
     shared: RunningDaemon, toy: Callable[..., str], tone: Path
 ) -> None:
     with shared.connect() as client:
@@ -76,7 +76,7 @@ def test_events_tell_of_the_words_and_then_of_the_segment(
     assert [word.text for word in segment.words] == NAMES
 
 
-def test_what_is_kept_has_its_words_and_does_not_answer_for_what_has_none(
+def test_a_stored_transcript_answers_only_jobs_with_the_same_timestamps(
     daemon: RunningDaemon, toy: Callable[..., str], tone: Path
 ) -> None:
     model = toy(says=SAYS)
@@ -91,7 +91,9 @@ def test_what_is_kept_has_its_words_and_does_not_answer_for_what_has_none(
     assert kept["words"] == with_words.verbose["words"]
 
 
-def test_a_model_that_does_not_know_them(shared: RunningDaemon, toy: Callable[..., str], tone: Path) -> None:
+def test_a_model_without_word_times_refuses_them(
+    shared: RunningDaemon, toy: Callable[..., str], tone: Path
+) -> None:
     model = toy(says=SAYS, word_times=False)
     with shared.connect() as client:
         with pytest.raises(WhisperdError) as raised:
@@ -99,10 +101,10 @@ def test_a_model_that_does_not_know_them(shared: RunningDaemon, toy: Callable[..
         assert client.transcribe(tone, model=model, vad=False).text == SAYS.strip()
     assert raised.value.code == "timestamps.not_in_model"
     assert "--timestamps" in raised.value.fix
-    assert len(batches(model)) == 1, "it was not asked to"
+    assert len(batches(model)) == 1, "the engine was not asked for word times"
 
 
-def test_on_the_command_line(shared: RunningDaemon, toy: Callable[..., str], tone: Path) -> None:
+def test_word_times_on_the_command_line(shared: RunningDaemon, toy: Callable[..., str], tone: Path) -> None:
     asked = ("transcribe", "--model", toy(says=SAYS), "--no-vad", "--timestamps", "word", str(tone))
     assert shared.ctl(*asked).out == f"{SAYS.strip()}\n"
     assert [word["word"] for word in shared.ctl(*asked, "--json").json["words"]] == NAMES
@@ -112,7 +114,7 @@ def test_on_the_command_line(shared: RunningDaemon, toy: Callable[..., str], ton
     assert [one["text"] for one in lines if one["type"] == "transcription.word"] == NAMES
 
 
-def test_live(shared: RunningDaemon, toy: Callable[..., str]) -> None:
+def test_word_times_of_a_live_job(shared: RunningDaemon, toy: Callable[..., str]) -> None:
     sample = samples()[0]
     with (
         shared.connect() as client,
