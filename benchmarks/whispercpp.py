@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.measure import Outcome, RunningDaemon, bundle_path, median_ratio, rounds, words
 from benchmarks.peers import ggml_model
-from whisper_cli import heard_by, plain_sounds, run_cli, whisper_cli
+from whisper_cli import plain_wavs, run_cli, transcribe_with_cli, whisper_cli
 
 MODEL, COMPUTE_TYPE, VARIANT = "base", "float16", "whispercpp-avx"
 ROUNDS = 3
@@ -63,7 +63,7 @@ def measure(daemon: RunningDaemon, audio: Path) -> Outcome:
         ours, adaptive, theirs = list[dict[str, Any]](), list[dict[str, Any]](), list[dict[str, Any]]()
         for _ in range(rounds(ROUNDS)):
             loading_s = run_cli(cli, model, nothing)
-            texts, seconds_in_all = heard_by(cli, model, files, "-dtw", MODEL)
+            texts, seconds_in_all = transcribe_with_cli(cli, model, files, "-dtw", MODEL)
             theirs.append({"seconds": seconds_in_all - loading_s, "texts": texts})
             ours.append(_run_ours(bundle, model, files, FULL_MARGIN_S))
             adaptive.append(_run_ours(bundle, model, files, None))
@@ -109,7 +109,7 @@ def _windows(audio: Path, folder: Path, media: Path) -> list[Path]:
     chosen = [
         one for one in manifest if one["language"] == "en" and one["text"] and one["duration_s"] <= LONGEST_S
     ]
-    return plain_sounds([audio / one["file"] for one in chosen], folder, media)
+    return plain_wavs([audio / one["file"] for one in chosen], folder, media)
 
 
 def _no_sound(folder: Path) -> Path:

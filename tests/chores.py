@@ -1,7 +1,7 @@
-"""What people do with a daemon in the course of a day: each chore by itself, and how it has to end.
+"""Everyday uses of a daemon as small chores, each with its expected outcome.
 
-Chores may be done at the same time: each has names and files of its own, so what becomes of it is known.
-Those that kill processes are done alone (`KILLS`), for they end the jobs of others.
+Chores may run concurrently: each has its own names and files, so its outcome is predictable. Those that kill
+processes (`KILLS`) run alone, because they end the jobs of other chores.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ ENDS = {
     "transcription.failed": "failed",
     "transcription.cancelled": "cancelled",
 }
-"""By the event that tells of it: how a job has ended."""
+"""The final status of a job, by the event that reports it."""
 DEFAULT_MODEL = "default"
 SHORT_S, REFUSED_S, LONG_S = 1.0, 0.7, 30.0
 SETTINGS = """
@@ -51,22 +51,22 @@ level = "{level}"
 max_bytes = 1_000_000
 """
 SOUND: Map = {"vad": False, "language": "en"}
-"""How tones are transcribed, in which nobody speaks."""
+"""Options for transcribing tones, which contain no speech."""
 
 
 @dataclass
 class Household:
-    """A daemon, the files of those who use it, and what it has promised them."""
+    """A daemon, its users' files, and the jobs that it has acknowledged."""
 
     daemon: RunningDaemon
     folder: Path
     acknowledged: set[str] = field(default_factory=set)
-    """The jobs of this cycle, but for those that were cleared."""
+    """The jobs of this cycle, except those that were cleared."""
     ended_besides: int = 0
-    """How often jobs of this cycle have ended that were retried or cleared since."""
+    """How many ends of jobs in this cycle no longer show, because the job was then retried or cleared."""
 
     def prepare(self) -> None:
-        """Make what the chores use, before the daemon is started."""
+        """Create the models, recordings and settings that the chores use, before the daemon starts."""
         for name, behaviour in MODELS.items():
             toy_model(self.model(name), **behaviour)
         for name, seconds in {"short": SHORT_S, "refused": REFUSED_S, "long": LONG_S}.items():
@@ -77,31 +77,31 @@ class Household:
         self.set(0)
 
     def model(self, name: str) -> Path:
-        """A toy model's folder."""
+        """Return a toy model's folder."""
         return self.folder / "models" / name
 
     def sound(self, name: str) -> Path:
-        """A recording."""
+        """Return a recording's path."""
         return self.folder / f"{name}.wav"
 
     @property
     def watched(self) -> Path:
-        """The folder that is watched all the time."""
+        """The folder that is watched throughout."""
         return self.folder / "watched"
 
     def set(self, cycle: int) -> None:
-        """Write the settings of a cycle: every second one has others."""
+        """Write the settings of a cycle, which alternate between two variants."""
         memory_bytes = 2**30 + cycle % 2 * 2**20
         self.daemon.settings(SETTINGS.format(memory_bytes=memory_bytes, level=("info", "debug")[cycle % 2]))
 
     @asynccontextmanager
     async def visit(self) -> AsyncIterator[AsyncClient]:
-        """A client that hangs up after the block."""
+        """Yield a client that disconnects after the block."""
         async with aconnect(self.daemon.socket, start=False) as client:
             yield client
 
     async def begin(self, client: AsyncClient, sound: str | bytes = "short", **options: Any) -> str:
-        """Submit a job, by default of a tone, and note that it was acknowledged."""
+        """Submit a job, by default for a tone, and record that it was acknowledged."""
         input = self.sound(sound) if isinstance(sound, str) else sound
         job = await client.submit(input, **{**SOUND, "cache": False, **options})
         self.acknowledged.add(job)
@@ -127,14 +127,14 @@ class Chore:
     random: Random
 
     async def _ends(self, job: str, client: AsyncClient | None = None) -> str:
-        """Follow a job: it has one end, which comes last; returns which."""
+        """Follow a job, check that it has exactly one final event, the last, and return its status."""
         async with aclosing((client or self.client).follow(job)) as following:
             told = [event["type"] async for event in following]
         assert [one for one in told if one in ENDS] == told[-1:], told
         return ENDS[told[-1]]
 
     async def _first_text(self, client: AsyncClient, job: str) -> None:
-        """Follow a job until there is something of its text, or it is over."""
+        """Follow a job until its first segment arrives or it ends."""
         async with aclosing(client.follow(job)) as following:
             async for event in following:
                 if event["type"] == "transcription.segment":
@@ -155,7 +155,7 @@ class Chore:
         assert await self._ends(job) == "completed"
 
     async def cached(self) -> None:
-        """The same sound twice: the second time a kept text answers."""
+        """Submit the same audio twice: a stored transcript answers the second time."""
         seconds = SHORT_S + self.random.random()  # the engine does not refuse it
         sound = write_tone(self.home.folder / "cached.wav", seconds).read_bytes()
         for is_cached in (False, True):
@@ -174,7 +174,7 @@ class Chore:
             assert await self._ends(job) == "completed"
 
     async def failing(self) -> None:
-        """A file that is none, sound that the engine refuses, a model that cannot be loaded."""
+        """Submit a missing file, a broken one, audio that the engine refuses, a model that will not load."""
         with refused("audio.not_found"):
             await self.home.begin(self.client, "nothing")
         for sound, options in (
@@ -186,7 +186,7 @@ class Chore:
             assert await self._ends(job) == "failed", (sound, options)
 
     async def hung_up(self) -> None:
-        """The client of a job goes in mid-stream, and takes it along unless it is over."""
+        """Disconnect a job's client in mid-stream, which cancels the job unless it is over."""
         async with self.home.visit() as other:
             await other.request("events.subscribe", topics=["jobs", "runtimes", "models"])
             job = await self.home.begin(other, "long")
@@ -194,7 +194,7 @@ class Chore:
         assert await self._ends(job) in ("cancelled", "completed")
 
     async def uploaded(self) -> None:
-        """Of an upload; one that is cancelled; one that never becomes a job."""
+        """Transcribe an upload, cancel another, and start one that never becomes a job."""
         sound = self.home.sound("short").read_bytes()
         job = await self.home.begin(self.client, sound)
         assert await self._ends(job) == "completed"
@@ -216,7 +216,7 @@ class Chore:
     # Live speech
 
     async def spoken(self) -> None:
-        """Somebody dictates to the end, another one hangs up in mid-speech."""
+        """Dictate to the end; then disconnect another client in mid-speech."""
         speech = samples()[0].pcm
         async with self.client.dictate(language="en") as dictation:
             self.home.acknowledged.add(dictation.id)
@@ -242,9 +242,9 @@ class Chore:
         await runtimes.delete(name)
 
     async def failing_runtimes(self) -> None:
-        """One that cannot be loaded, and one whose load is given up by who wants it.
+        """Load a runtime that fails to load, and abandon the load of another.
 
-        The model is of this chore alone: a job that names a model takes a runtime that has it.
+        No other chore uses this model: a job that names a model takes any runtime that has it.
         """
         runtimes, name = self.client.runtimes, f"failing {self.cycle}"
         await runtimes.create(name, self.home.model("broken as well"), backend="toy")
@@ -256,12 +256,12 @@ class Chore:
             while (await runtimes.show(name))["status"] != "loading":
                 await anyio.sleep(0.01)
             tasks.cancel_scope.cancel()
-        while (await runtimes.show(name))["leases"]:  # until the daemon has heard of that
+        while (await runtimes.show(name))["leases"]:  # until the daemon notices the cancellation
             await anyio.sleep(0.01)
         await runtimes.delete(name)
 
     async def once(self) -> None:
-        """A model of which there is no runtime, in a folder that nobody has named before."""
+        """Use a model without a runtime, in a folder that has never been named before."""
         model = toy_model(self.home.model(f"once {self.cycle}"))
         job = await self.home.begin(self.client, model=str(model))
         assert await self._ends(job) == "completed"
@@ -287,7 +287,7 @@ class Chore:
     # Watch folders
 
     async def watched(self) -> None:
-        """Recordings come, are edited, are renamed and go."""
+        """Add, edit, rename and delete recordings."""
         home, name = self.home.watched, str(self.home.watched)
         first, second = (write_tone(home / f"{self.cycle} {one}.wav", 0.3) for one in ("a", "b"))
         await self._text(first, 0.3)
@@ -302,7 +302,7 @@ class Chore:
         await self.client.watch.log(name)
 
     async def folder(self) -> None:
-        """A folder is watched for a while, and forgotten."""
+        """Watch a folder for a while, then remove it."""
         folder, watch = self.home.folder / f"folder {self.cycle}", self.client.watch
         folder.mkdir()
         path = write_tone(folder / "a.wav", 0.3)
@@ -313,7 +313,7 @@ class Chore:
         await watch.resume(added["id"])
         await watch.retry(added["id"], all=True)
         await watch.remove(added["id"])
-        shutil.rmtree(folder, ignore_errors=True)  # a text that was being written may still come
+        shutil.rmtree(folder, ignore_errors=True)  # a transcript that was being written may still appear
 
     async def _text(self, path: Path, seconds: float) -> None:
         text = path.with_name(f"{path.stem}.en.txt")
@@ -324,7 +324,7 @@ class Chore:
     # The daemon
 
     async def asked(self) -> None:
-        """Whatever can be asked without changing anything."""
+        """Send every request that changes nothing."""
         daemon = self.client.daemon
         for ask in (daemon.status, daemon.metrics, daemon.config, self.client.jobs.list,
                     self.client.hardware.show, self.client.models.available,
@@ -334,7 +334,7 @@ class Chore:
             assert await self.client.doctor.check()
 
     async def reloaded(self) -> None:
-        """Settings that are wrong, and other ones than before."""
+        """Reload invalid settings, then valid ones that differ from the current ones."""
         self.home.daemon.settings("[jobs]\nkeep_cuont = 3\n")
         with refused("config.invalid"):
             await self.client.daemon.reload()
@@ -342,7 +342,7 @@ class Chore:
         assert (await self.client.daemon.reload())["restart_needed"] == []
 
     async def nonsense(self) -> None:
-        """What is no message, and what is half of one."""
+        """Send bytes that are not a message, and half a message."""
         for data, is_refused in ((b"\xc1\xc1\xc1", True), (b"\x94\x00\x02\xaeuploads.append\x91", False)):
             async with await anyio.connect_unix(self.home.daemon.socket) as stream:
                 await stream.send(data)
@@ -351,23 +351,23 @@ class Chore:
                         while True:
                             await stream.receive()
 
-    # What kills
+    # Killing processes
 
     async def worker_killed(self) -> None:
-        """The windows that it computed are computed once more."""
+        """Kill the workers: the windows that they were computing are computed again."""
         job = await self.home.begin(self.client, "long", detach=True)
         await self._first_text(self.client, job)
         self._kill("whisperd.worker.main")
         assert await self._ends(job) == "completed"
 
     async def decoder_killed(self) -> None:
-        """Another one goes on."""
+        """Kill the decoders: a new one continues."""
         job = await self.home.begin(self.client, "long", detach=True)
         self._kill("whisperd.audio.decoder")
         assert await self._ends(job) == "completed"
 
     async def listener_killed(self) -> None:
-        """Who hears of changes in watch folders is started again."""
+        """Kill the process that listens for changes in watch folders: it is restarted."""
         self._kill("whisperd.folder_changes")
 
     def _kill(self, module: str) -> None:
@@ -378,7 +378,7 @@ class Chore:
 
 
 class refused:
-    """What is asked in the block is refused with this code."""
+    """Assert that the request in the block is refused with this code."""
 
     def __init__(self, code: str) -> None:
         self._code = code

@@ -1,4 +1,4 @@
-"""What every test shares."""
+"""Hypothesis profiles, hooks and fixtures for all tests."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from whisperd.audio import media_lock
 from whisperd.natives import Bundle, NativeStore
 from whisperd_testing import RunningDaemon, toy_model
 
-# No example is too slow, and each run tries the same ones: a busy computer changes nothing.
+# No deadline, and the same examples in each run: a busy computer must not change the outcome.
 hypothesis.settings.register_profile(
     "whisperd",
     deadline=None,
     derandomize=True,
     suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
-# `make check`: a quarter of them.
+# `make check`: a quarter of the examples.
 hypothesis.settings.register_profile("quick", hypothesis.settings.get_profile("whisperd"), max_examples=25)
-# `make fuzz`: many more, others each time. What fails is kept, tried first the next time, and printed so that
-# it can be written down as an `@example`.
+# `make fuzz`: many more, different each time. A failing example is stored, tried first the next time, and
+# printed so that it can be added as an `@example`.
 hypothesis.settings.register_profile(
     "fuzz",
     deadline=None,
@@ -41,14 +41,14 @@ hypothesis.settings.load_profile("whisperd")
 
 
 def pytest_configure() -> None:
-    """A shell makes what it starts in the background deaf to Ctrl-C; our children would inherit that."""
+    """Restore SIGINT: a shell makes background jobs ignore Ctrl-C, and our children would inherit that."""
     if os.name == "posix":
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """A test with a daemon of its own is slow: they are few, and take as long as all others together."""
+    """Mark tests with their own daemon as slow: they are few, yet take as long as all others together."""
     for item in items:
         if "make_daemon" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
@@ -61,7 +61,7 @@ def anyio_backend() -> str:
 
 @pytest.fixture
 def make_daemon(tmp_path: Path) -> Iterator[Callable[..., RunningDaemon]]:
-    """Makes daemons, each in a folder of its own; they are not started yet, and ended after the test."""
+    """Return a function that makes unstarted daemons in separate folders; stop them after the test."""
     made: list[RunningDaemon] = []
 
     def make(**options: Any) -> RunningDaemon:
@@ -83,7 +83,7 @@ def daemon(make_daemon: Callable[..., RunningDaemon]) -> RunningDaemon:
 
 @pytest.fixture
 def toy(tmp_path: Path) -> Callable[..., str]:
-    """Makes toy models; returns the name to ask for, which is the folder's path."""
+    """Return a function that makes a toy model and returns its name, which is the folder's path."""
 
     def make(name: str = "toy", **behaviour: Any) -> str:
         return str(toy_model(tmp_path / "models" / name, **behaviour))
@@ -93,9 +93,9 @@ def toy(tmp_path: Path) -> Callable[..., str]:
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
-    """One daemon with the toy backend for all tests of a module; the toy model is its default.
+    """Run one daemon for all tests of a module, with the toy backend and a toy model as its default.
 
-    It keeps no transcripts: what a test has transcribed before is transcribed all the same.
+    It stores no transcripts, so that a recording transcribed by an earlier test is transcribed again.
     """
     folder = tmp_path_factory.mktemp("daemon")
     daemon = RunningDaemon(folder)
@@ -108,7 +108,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
 
 @pytest.fixture(scope="session")
 def ten_minutes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A long recording of nothing: with `vad=False`, some thirty windows of it."""
+    """Write ten minutes of silence: some thirty windows with `vad=False`."""
     path = tmp_path_factory.mktemp("audio") / "ten_minutes.wav"
     with wave.open(str(path), "wb") as file:
         file.setparams((1, 2, 16_000, 0, "NONE", ""))
@@ -118,7 +118,7 @@ def ten_minutes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def held(toy: Callable[..., str]) -> Iterator[Path]:
-    """A toy model that computes nothing before its file `hold` is deleted."""
+    """Make a toy model that computes nothing until its file `hold` is deleted."""
     folder = Path(toy("held"))
     (folder / "hold").touch()
     yield folder
@@ -127,7 +127,7 @@ def held(toy: Callable[..., str]) -> Iterator[Path]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-    """A whole-program test that fails shows its daemon's log."""
+    """Attach the daemon's log to the report of a failed whole-program test."""
     report = yield
     if report.failed:
         for value in getattr(item, "funcargs", {}).values():
@@ -138,7 +138,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 @pytest.fixture(scope="session")
 def media_bundle() -> Path:
-    """The real bundle, installed into the test cache on first use."""
+    """Return the real media bundle, installed into the test cache on first use."""
     cache = Path(os.environ.get("WHISPERD_TEST_CACHE") or Path(__file__).parents[1] / ".cache" / "test")
     store, bundle = NativeStore(cache / "native"), Bundle("media", media_lock())
     return anyio.run(store.install, bundle, lambda _: None).path

@@ -1,4 +1,4 @@
-"""What tests share in which a crowd of clients do as they like with one daemon."""
+"""Helpers for tests in which a crowd of clients use one daemon at random."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import anyio
 from whisperd_testing import LIMIT_S
 
 PATIENCE_S = 5 * LIMIT_S
-"""What takes longer hangs, though hundreds of others come first."""
+"""An operation that takes longer hangs, even if hundreds of others come first."""
 
 
 class Budget:
-    """So many actions, or so many seconds."""
+    """A number of actions, or a time in seconds."""
 
     def __init__(self, actions: int, seconds: float = 0) -> None:
         self._actions = actions
@@ -23,7 +23,7 @@ class Budget:
         self.done = 0
 
     def take(self) -> bool:
-        """Whether there is another action to do."""
+        """Whether another action is left; counts it as done."""
         is_left = self.done < self._actions if self._ends_s is None else time.monotonic() < self._ends_s
         self.done += is_left
         return is_left
@@ -31,7 +31,7 @@ class Budget:
 
 @contextmanager
 def not_hanging(what: str) -> Iterator[None]:
-    """What is done in the block ends."""
+    """Fail if the block does not end within `PATIENCE_S`."""
     with anyio.move_on_after(PATIENCE_S) as scope:
         yield
     assert not scope.cancelled_caught, f"{what} hangs"

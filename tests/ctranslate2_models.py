@@ -1,4 +1,4 @@
-"""Tiny weights in CTranslate2's format, written down from its own converter's description."""
+"""Tiny weights in CTranslate2's format, following the description in its own converter."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def variable(name: str, shape: tuple[int, ...], kind: int, data: bytes) -> bytes
 def weights(
     *, heads: bytes | None = b"\x06\x00", alias: bool = False, layers: Sequence[object] = range(4)
 ) -> bytes:
-    """A `model.bin` with a decoder of so many heads, and these layers."""
+    """Return a `model.bin` whose decoder has this number of heads and these layers."""
     variables = [
         variable(f"decoder/layer_{layer}/ffn/linear_0/weight", (2, 3), 0, bytes(24)) for layer in layers
     ]

@@ -1,6 +1,6 @@
-"""What tests share that hammer whatever reads what it cannot trust: `make fuzz` runs them for long.
+"""Helpers for tests that fuzz parsers of untrusted data: `make fuzz` runs them at length.
 
-`spoil` does to bytes what bad disks, bad connections and bad people do.
+`spoil` corrupts bytes as failing disks, bad connections and attackers do.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from hypothesis import strategies as st
 __all__ = ["CHANGES", "Change", "examples", "spoil"]
 
 USUAL_EXAMPLES = 100
-"""How many hypothesis tries of a test that says nothing of it."""
+"""How many examples Hypothesis tries of a test that sets no number."""
 
 Change = tuple[str, int, bytes | int]
-"""What is done, where (counted from the end where it is negative), and with what."""
+"""The operation, its place (counted from the end if negative), and its operand."""
 
 
 def examples(usual: int) -> int:
-    """How many examples a test tries that usually tries so many: in a campaign more, as all others do."""
+    """Scale a test's usual number of examples to the current profile, as Hypothesis does for other tests."""
     return max(1, usual * settings().max_examples // USUAL_EXAMPLES)
 
 
 def _lies() -> st.SearchStrategy[bytes]:
-    """Sizes and counts that are not true, in the ways in which files write them."""
+    """Generate false sizes and counts in the encodings that file formats use."""
     formats = st.sampled_from(["B", "<H", ">H", "<I", ">I", "<Q", ">Q"])
     numbers = st.sampled_from([0, 1, 2**7, 2**15, 2**31 - 1, 2**31, 2**63 - 1, 2**64 - 1])
     return st.builds(
@@ -36,7 +36,7 @@ def _lies() -> st.SearchStrategy[bytes]:
 
 
 _PLACES = st.integers(-300, 300) | st.integers(0, 2**20)
-"""Most is said at the beginning and at the end."""
+"""Most structure is at the beginning and the end of a file."""
 _NEW = st.binary(min_size=1, max_size=16) | _lies()
 _LENGTHS = st.integers(1, 5000)
 
@@ -48,11 +48,11 @@ CHANGES: st.SearchStrategy[list[Change]] = st.lists(
     min_size=1,
     max_size=6,
 )
-"""What `spoil` is to do."""
+"""Changes for `spoil` to apply."""
 
 
 def spoil(data: bytes, changes: list[Change]) -> bytes:
-    """The bytes after these changes."""
+    """Return the bytes with these changes applied."""
     for how, place, what in changes:
         at = place % (len(data) + 1)
         match how, what:

@@ -1,4 +1,4 @@
-"""Tiny model files as whisper.cpp has them, written down from its own converter's description."""
+"""Tiny model files in whisper.cpp's format, following the description in its own converter."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ STATE = 64
 VOCABULARY = 51_864
 TOKENS = 50_256
 
-# The number of a type in a tensor and in the header, how many numbers are in a block, and its bytes.
+# A type's number in a tensor and in the header, the number of values in a block, and the block's bytes.
 TYPES = {
     "f32": (0, 0, 1, 4),
     "f16": (1, 1, 1, 2),
@@ -24,12 +24,12 @@ TYPES = {
 def ggml_model(
     kind: str = "q4_0", *, vocabulary: int = VOCABULARY, state: int = STATE, bands: int = 80
 ) -> bytes:
-    """A whole model with one layer on each side; all its numbers are zeros."""
+    """Return a complete model with one layer in the encoder and the decoder; all weights are zero."""
     return b"".join([*beginning(kind, vocabulary, state, bands), *tensors(kind, vocabulary, state, bands)])
 
 
 def beginning(kind: str, vocabulary: int, state: int, bands: int) -> Iterator[bytes]:
-    """What comes before the tensors."""
+    """Yield the header, the filters and the vocabulary, which precede the tensors."""
     sizes = (vocabulary, 1500, state, 1, 1, 448, state, 1, 1, bands)
     yield struct.pack("<I10ii", 0x67676D6C, *sizes, TYPES[kind][1])
     yield struct.pack("<2i", bands, 201) + bytes(4 * bands * 201)
@@ -37,7 +37,7 @@ def beginning(kind: str, vocabulary: int, state: int, bands: int) -> Iterator[by
 
 
 def tensors(kind: str, vocabulary: int, state: int, bands: int) -> Iterator[bytes]:
-    """Every tensor, in the order of OpenAI's checkpoints."""
+    """Yield every tensor, in the order of OpenAI's checkpoints."""
     for side, context in (("decoder", 448), ("encoder", 1500)):
         yield tensor(f"{side}.positional_embedding", (state, context), "f32")
         if side == "decoder":
@@ -60,13 +60,13 @@ def tensors(kind: str, vocabulary: int, state: int, bands: int) -> Iterator[byte
 
 
 def norm(name: str, state: int) -> Iterator[bytes]:
-    """The two vectors of a normalisation."""
+    """Yield the two vectors of a normalisation layer."""
     for part in ("weight", "bias"):
         yield tensor(f"{name}.{part}", (state,), "f32")
 
 
 def tensor(name: str, shape: tuple[int, ...], kind: str) -> bytes:
-    """One tensor."""
+    """Return one tensor with its header."""
     number, _, block, block_bytes = TYPES[kind]
     count = 1
     for size in shape:

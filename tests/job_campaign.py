@@ -1,7 +1,7 @@
-"""What somebody does with jobs, and what is killed meanwhile. Pure: a seed and a round's number say it all.
+"""Random plans of job requests and process kills, determined by a seed and a round number alone.
 
-A step names a job by its place among those that there are then, from 0 to 1, so that a plan does not depend
-on what became of them.
+A step names a job by its relative place, from 0 to 1, among the jobs that exist at that time, so that a plan
+does not depend on the fate of the jobs.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from whisperd.jobs.scheduler import Priority
 Victim = Literal["daemon", "worker", "decoder"]
 VICTIMS: tuple[Victim, ...] = get_args(Victim)
 LENGTHS_S = (3.0, 8.0, 17.0)
-"""Of the recordings: of one window, of two, of several."""
+"""Lengths of the recordings: one window, two, and several."""
 
 
 @dataclass(frozen=True)
 class Submit:
-    """A job is taken."""
+    """Submit a job."""
 
     length_s: float
     priority: Priority
@@ -31,26 +31,26 @@ class Submit:
 
 @dataclass(frozen=True)
 class Cancel:
-    """Jobs are cancelled, in one request."""
+    """Cancel jobs in one request."""
 
     places: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Retry:
-    """A job is tried again, if it has failed or was cancelled."""
+    """Retry a job if it failed or was cancelled."""
 
     place: float
 
 
 @dataclass(frozen=True)
 class Clear:
-    """The jobs that are over are forgotten."""
+    """Clear the finished jobs."""
 
 
 @dataclass(frozen=True)
 class Kill:
-    """A process is killed; where there are several, the one at this place."""
+    """Kill a process; of several, the one at this place."""
 
     victim: Victim
     place: float
@@ -61,14 +61,14 @@ Step = Submit | Cancel | Retry | Clear | Kill
 
 @dataclass(frozen=True)
 class Planned:
-    """A step, and how long nothing is done before it."""
+    """A step and the pause before it."""
 
     step: Step
     pause_s: float
 
 
 def plan(seed: str, round_number: int, steps: int) -> Sequence[Planned]:
-    """The steps of a round. It begins with jobs; each kind of process is killed at least once."""
+    """Return the steps of a round: jobs first, then steps that kill each kind of process at least once."""
     chance = random.Random(f"{seed} {round_number}")
     chosen: list[Step] = [_step(chance) for _ in range(steps)]
     for victim, place in zip(VICTIMS, chance.sample(range(steps // 3, steps), len(VICTIMS)), strict=True):

@@ -1,4 +1,4 @@
-"""Puppets around jobs: a runtime, its leases and a decoder that do what the test says, without a process."""
+"""Test doubles for jobs: a runtime, its leases and a decoder controlled by the test, without processes."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def result_of(
 
 
 class FakeKeeper:
-    """Keeps nothing and finds nothing. Stands for a `JobKeeper`."""
+    """A `JobKeeper` that stores nothing and finds nothing."""
 
     def _keep(self, *_: object) -> Ticket:
         ticket = Ticket(lambda _: None)
@@ -67,7 +67,7 @@ class FakeKeeper:
 
 
 class FakeRuntime:
-    """Says of each window how long it is. Stands for a `LoadedRuntime`."""
+    """A `LoadedRuntime` that transcribes each window as its length."""
 
     def __init__(self, *, batch_size: int = 4, replicas: int = 1, multilingual: bool = True) -> None:
         self.name = "fake"
@@ -85,15 +85,15 @@ class FakeRuntime:
         self.may_compute = anyio.Event()
         self.may_compute.set()
         self.batches: list[tuple[str | None, list[float]]] = []
-        """Language and lengths of each batch, in the order in which they began."""
+        """The language and window lengths of each batch, in the order in which the batches began."""
         self.unwanted: list[Unwanted | None] = []
-        """What nobody wants of each batch any more."""
+        """For each batch, the windows that are no longer wanted."""
         self.timed: list[tuple[bool, list[float]]] = []
-        """Of each batch, whether the times of words were asked for, and its lengths."""
+        """For each batch, whether word times were requested, and its window lengths."""
         self.errors: dict[float, Exception] = {}
-        """What a batch with a window of this length raises."""
+        """The error that a batch raises if it has a window of this length."""
         self.spoken: dict[float, tuple[str, float]] = {}
-        """The language heard in a window of this length, and how likely it is; else German, at 0.9."""
+        """The language detected in a window of this length, and its probability; default: German, 0.9."""
 
     async def transcribe(
         self, batch: BatchParams, unwanted: Unwanted | None = None, *, is_retry: bool = False
@@ -121,7 +121,7 @@ class FakeRuntime:
 
 
 class FakeRuntimes:
-    """Has one runtime, and counts its leases and who uses it. Stands for a `RuntimeManager`."""
+    """A `RuntimeManager` with one runtime, which counts its leases and users."""
 
     def __init__(self, runtime: FakeRuntime) -> None:
         self.the_runtime = runtime
@@ -184,46 +184,46 @@ class FakeLease:
 
 
 class FakeDecoders:
-    """Decodes every file to windows of these lengths. Stands for a `DecoderPool`."""
+    """A `DecoderPool` that decodes every file to windows of these lengths."""
 
     def __init__(self, lengths: Sequence[float] = (), *, error: Exception | None = None) -> None:
         self.lengths = list(lengths)
         self.error = error
-        """Raised at the end."""
+        """Raised at the end of each decode."""
         self.deaths: dict[int, list[WhisperdError]] = {}
-        """Raised, each once, instead of the window at this place."""
+        """Errors, each raised once, in place of the window with this index."""
         self.asked: list[DecodeParams] = []
-        """Of each decode."""
-        self.when_asked_again: list[float] | None = None
-        """Lengths of the windows of each decode but the first, if they are others."""
-        self.may_go_on = anyio.Event()
+        """The parameters of each decode."""
+        self.lengths_of_later_decodes: list[float] | None = None
+        """Window lengths from the second decode on, if they differ."""
+        self.may_continue = anyio.Event()
         """Awaited before the end, or before the window `pause_before`."""
         self.pause_before: int | None = None
-        self.may_go_on.set()
+        self.may_continue.set()
         self.error_when_cancelled: Exception | None = None
         self.open = 0
         self.taken = 0
-        """Windows that somebody has taken."""
+        """How many windows have been taken."""
         self.shared: list[float] = []
-        """What each window shares with the next one; else nothing."""
+        """The overlap of each window with the next one; empty for none."""
         self.skipped = 0
-        """Damaged packets."""
+        """How many damaged packets each decode skips."""
         self.samples: list[float] = []
-        """Lengths of the pieces of speech by which to find a language, if they are wanted."""
+        """Lengths of the speech samples for language detection, if requested."""
         self.silence: list[int] = []
-        """Up to which sample each decode has found nobody that speaks, before its windows."""
+        """For each decode, the sample up to which it reports no speech, before its windows."""
 
     @asynccontextmanager
     async def decode(self, params: DecodeParams, *, is_patient: bool = True) -> AsyncIterator[FakeDecoding]:
         self.open += 1
-        if self.asked and self.when_asked_again is not None:
-            self.lengths = self.when_asked_again
+        if self.asked and self.lengths_of_later_decodes is not None:
+            self.lengths = self.lengths_of_later_decodes
         self.asked.append(params)
         try:
             yield FakeDecoding(self, self.samples[: params.samples], params.done_until)
         finally:
             with anyio.CancelScope(shield=True):
-                await anyio.sleep(0)  # as a real one, it takes its time to end
+                await anyio.sleep(0)  # a real decoder does not end at once either
             self.open -= 1
 
 
@@ -249,14 +249,14 @@ class FakeDecoding:
             if self._decoders.deaths.get(index):
                 raise self._decoders.deaths[index].pop(0)
             if index == self._decoders.pause_before:
-                await self._decoders.may_go_on.wait()
+                await self._decoders.may_continue.wait()
             self._decoders.taken += 1
             pcm = bytes(2 * round(length * SAMPLE_RATE)) if start_s >= self._done_until_s else b""
             shared = self._decoders.shared[index] if self._decoders.shared else 0.0
             yield WindowAudio(index=index, start=start_s, end=start_s + length, pcm=pcm, shared=shared)
             start_s += length
         try:
-            await self._decoders.may_go_on.wait()
+            await self._decoders.may_continue.wait()
         except anyio.get_cancelled_exc_class():
             if self._decoders.error_when_cancelled is not None:
                 raise self._decoders.error_when_cancelled from None

@@ -1,4 +1,4 @@
-"""The computers of tests/data/hardware, as probes."""
+"""Probes that replay the computers recorded in tests/data/hardware."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ CPUINFO = "/proc/cpuinfo"
 
 
 def computer(name: str, **env: str) -> Hardware:
-    """What is detected of a computer, with these variables in its environment."""
+    """Detect the hardware of a recorded computer, with these variables in its environment."""
     told = _read(name)
     told["env"] = {**told["env"], **env}
     return detect(_probes(told), _gpus(told))
 
 
 def detect(probes: Probes, gpus: Gpus | None = None) -> Hardware:
-    """All that is to be known of a computer."""
+    """Detect all facts about a computer."""
     facts = {name: find_fact(name, probes) for name in FACTS}
     return Hardware(
         **{name: fact for name, (fact, why) in facts.items() if why is None},
@@ -42,7 +42,7 @@ def detect(probes: Probes, gpus: Gpus | None = None) -> Hardware:
 
 
 def probes_of(name: str, **changes: Any) -> Probes:
-    """A computer's probes, some of them replaced."""
+    """Return a computer's probes, with some of them replaced."""
     return dataclasses.replace(_probes(_read(name)), **changes)
 
 

@@ -1,4 +1,4 @@
-"""A daemon that says what a test has it say: for answers that a real one gives only on other computers."""
+"""A daemon with scripted answers, for those that a real one gives only on other computers."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Map = dict[str, Any]
 
 
 class ScriptedDaemon:
-    """Answers each method with what its function returns or raises, or with the value that stands for it.
+    """Answer each method with the return value or the error of its function, or with a fixed value.
 
-    Its clients are served one after the other.
+    Clients are served one after the other.
     """
 
     def __init__(self, path: Path, **answers: Any) -> None:
         self.path = str(path)
         self.requests: list[tuple[str, Map]] = []
-        """What was asked, without the greetings."""
+        """All requests, except the greetings."""
         self.greetings: list[Map] = []
         self.answers: dict[str, Any] = {
             "session.hello": {"server": "whisperd", "version": __version__, "protocol": 1},
@@ -48,11 +48,11 @@ class ScriptedDaemon:
         self.answers.update({name.replace("_", ".", 1): answer for name, answer in answers.items()})
 
     def asked(self, noun: str) -> list[tuple[str, Map]]:
-        """What was asked of a noun."""
+        """Return the requests of a noun."""
         return [request for request in self.requests if request[0].startswith(f"{noun}.")]
 
     def publish(self, **event: Any) -> None:
-        """Send an event to who is connected, once for each time that it has subscribed to any."""
+        """Send an event to the connected client, once for each of its subscriptions."""
         for call in self._calls:
             self._send([2, "event", [*call["args"], [event]] if call else [event]])
 
@@ -62,7 +62,7 @@ class ScriptedDaemon:
         self._client.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """End, once its client is gone."""
+        """Stop, once its client has disconnected."""
         self._is_closed = True
         with socket.socket(socket.AF_UNIX) as last:
             last.connect(self.path)
@@ -108,7 +108,7 @@ def _unscripted(_params: Map) -> None:
 
 
 def a_runtime(name: str = "fast", **changes: Any) -> Map:
-    """A runtime as the daemon tells of it."""
+    """Return a runtime as the daemon describes it."""
     return {
         "id": "0a1b2c3d", "name": name, "model": "tiny.en", "backend": "auto", "device": "auto",
         "device_index": [], "compute_type": "auto", "cpu_threads": 0, "workers": 0, "batched": True,
@@ -135,4 +135,4 @@ LOADED: Map = {
         "library": "ctranslate2 4.8.5",
     },
 }
-"""What is different in a runtime that is loaded."""
+"""The fields that differ in a loaded runtime."""

@@ -1,4 +1,4 @@
-"""A daemon on a computer that has 2 GB of memory, or as many bytes as `MEMORY` says, or so it is told."""
+"""A daemon that believes its computer has 2 GB of memory, or as many bytes as `MEMORY` says."""
 
 from __future__ import annotations
 

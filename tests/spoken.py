@@ -1,4 +1,4 @@
-"""The recordings of tests/data/audio: what is said in them, how like it a text is, and what to ask for."""
+"""The recordings of tests/data/audio: their reference texts, text similarity, and request options."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from whisperd.speech import words
 from whisperd_testing import AUDIO
 
-__all__ = ["likeness", "recordings", "with_a_name_spelled", "with_what_is_not_english", "words"]
+__all__ = ["likeness", "recordings", "with_a_name_spelled", "with_non_english_requests", "words"]
 
 with_a_name_spelled = pytest.mark.parametrize(
     "options",
@@ -21,18 +21,18 @@ with_a_name_spelled = pytest.mark.parametrize(
     ],
     ids=["prompt", "hotwords before a long prompt"],
 )
-"""Of `austen-0870.wav`: nobody hears that it is not Dashwood."""
-with_what_is_not_english = pytest.mark.parametrize(
+"""Options for `austen-0870.wav`: this spelling of Dashwood cannot be heard, so it can only come from them."""
+with_non_english_requests = pytest.mark.parametrize(
     ("options", "code"),
     [({"language": "de"}, "language.not_in_model"), ({"task": "translate"}, "task.not_in_model")],
 )
 
 
 def likeness(text: str, reference: str) -> float:
-    """From 0, where no word is the same, to 1."""
+    """Return how similar two texts are, from 0 (no word in common) to 1 (equal)."""
     return SequenceMatcher(None, words(text), words(reference), autojunk=False).ratio()
 
 
 def recordings() -> dict[str, dict[str, Any]]:
-    """By their files, what the manifest says of them: `text`, `language`, ..."""
+    """Return the manifest's entries (`text`, `language`, ...) by file name."""
     return {one["file"]: one for one in json.loads((AUDIO / "manifest.json").read_text("utf-8"))}

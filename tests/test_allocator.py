@@ -1,4 +1,4 @@
-"""All threads of a process share one arena of the C library, where it has arenas."""
+"""All threads of a process share one arena of the C library, if it has arenas."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from whisperd.allocator import glibc, share_one_arena
 
 
-def test_another_c_library_is_left_as_it_is() -> None:
+def test_other_c_libraries_are_left_alone() -> None:
     share_one_arena(None)
 
 
@@ -21,7 +21,7 @@ def test_glibc_has_one_arena_for_all_threads() -> None:
 
 
 def count_arenas(first: str) -> int:
-    """Of a process whose eight threads all hold memory, after it did this first."""
+    """Count the arenas of a process that runs `first`, then eight threads that all hold memory."""
     return int(subprocess.check_output([sys.executable, "-c", _THREADS, first], text=True, timeout=120))
 
 

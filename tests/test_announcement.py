@@ -1,4 +1,4 @@
-"""What a plugin may get wrong in its announcement, and what it is told then."""
+"""The mistakes in a plugin's announcement, and how each is reported."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def with_needs(**changes: Any) -> Backend:
     return with_variant(needs=Needs(**changes))
 
 
-def test_nothing_is_wrong_with_what_is_right() -> None:
+def test_valid_announcements_have_no_faults() -> None:
     assert list(faults(BACKEND, "one")) == []
     assert list(faults(replace(BACKEND, need_bytes=None, model_format=None, variants=[VARIANT]), "one")) == []
     assert list(faults(with_variant(lock="text", build={"GGML_BLAS": "ON"}), "one")) == []
@@ -39,7 +39,7 @@ def test_nothing_is_wrong_with_what_is_right() -> None:
         assert list(faults(with_variant(compute_types=(kind,)), "one")) == []
 
 
-def test_nothing_is_wrong_with_our_own() -> None:
+def test_our_own_backends_have_no_faults() -> None:
     assert backends()
     for backend in backends():
         assert list(faults(backend, backend.name)) == []
@@ -103,12 +103,12 @@ def test_nothing_is_wrong_with_our_own() -> None:
         (with_needs(cuda=(12,)), "cuda of one-cpu is `(12,)`, not two numbers"),
     ],
 )
-def test_each_mistake_is_told(announced: Any, words: str) -> None:
+def test_each_mistake_is_reported(announced: Any, words: str) -> None:
     name = announced.name if isinstance(announced, Backend) else "one"
     assert words in next(faults(announced, name))
 
 
-def test_a_backend_and_its_entry_point_have_one_name() -> None:
+def test_a_backend_must_have_the_name_of_its_entry_point() -> None:
     assert list(faults(BACKEND, "two")) == ["the backend is called one, but its entry point two"]
 
 
@@ -121,9 +121,9 @@ ANYTHING = st.recursive(
 )
 
 
-@pytest.mark.hypothesis  # the test itself is made in it
+@pytest.mark.hypothesis  # the property is defined inside the test
 @pytest.mark.parametrize("make", [Backend, Variant, Needs, ModelFormat])
-def test_no_nonsense_is_too_much(make: Callable[..., Any]) -> None:
+def test_arbitrary_values_never_raise(make: Callable[..., Any]) -> None:
     names = [field.name for field in fields(make)]  # type: ignore[arg-type]
 
     @given(st.fixed_dictionaries(dict.fromkeys(names, ANYTHING)))
@@ -144,5 +144,5 @@ def test_no_nonsense_is_too_much(make: Callable[..., Any]) -> None:
     ("value", "is_one"),
     [("a", True), ("a.b_c", True), ("a:b", True), ("", False), ("a b", False), (":a", False), ("1a", False)],
 )
-def test_names_of_modules(value: str, is_one: bool) -> None:
+def test_module_names_are_recognised(value: str, is_one: bool) -> None:
     assert names_a_module(value) is is_one

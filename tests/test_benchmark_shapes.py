@@ -1,4 +1,4 @@
-"""Models that stand for others in the measurement of memory: as large as these, and whole."""
+"""Models that stand in for others in memory measurements: of the same size, and complete."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def floats(name: str, *shape: int) -> bytes:
 
 
 def base(folder: Path) -> Path:
-    """As the weights of `base` are laid out, with one matrix for each layer."""
+    """Make weights in the layout of `base`, with one matrix per layer."""
     variables = [
         floats("decoder/embeddings/weight", 1500, 512),
         variable("decoder/num_heads", (), INT8, b"\x08"),
@@ -42,7 +42,7 @@ def base(folder: Path) -> Path:
     return folder
 
 
-def test_a_model_of_another_shape(tmp_path: Path) -> None:
+def test_a_model_is_made_in_another_shape(tmp_path: Path) -> None:
     make_model(base(tmp_path / "base"), Shape(768, 3, 1), tmp_path / "made")
     with (tmp_path / "made" / "model.bin").open("rb") as file:
         index = read_index(file)

@@ -1,4 +1,4 @@
-"""The measurements can begin: what they import is there. Nothing is measured here."""
+"""The benchmarks can start: everything they import exists. Nothing is measured here."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ OURS = re.compile(r"(whisperd|benchmarks)\b")
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_what_a_measurement_imports_is_there(name: str) -> None:
-    """Also where it imports it only when it measures, or in a program of its own."""
+def test_every_import_of_a_benchmark_exists(name: str) -> None:
+    """Includes imports made only while measuring, and those of programs in string literals."""
     import_module(f"benchmarks.{name}")
     tree = ast.parse((FOLDER / f"{name}.py").read_text("utf-8"))
     texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]
@@ -30,7 +30,7 @@ def test_what_a_measurement_imports_is_there(name: str) -> None:
 
 
 def names_of(module: str) -> set[str]:
-    """What a module defines or imports; that is read and not imported, for it may need a native library."""
+    """Return the names that a module defines or imports, from its source: it may need a native library."""
     spec = find_spec(module)
     assert spec is not None and spec.origin is not None
     names = set[str]()
@@ -47,7 +47,7 @@ def names_of(module: str) -> set[str]:
     return names
 
 
-def test_every_measurement_can_be_asked_for() -> None:
+def test_every_benchmark_can_be_selected() -> None:
     functions = {name: getattr(import_module(f"benchmarks.{name}"), "measure", None) for name in MODULES}
     assert {name for name, measure in functions.items() if measure} == set(MINUTES)
     for measure in filter(None, functions.values()):
@@ -55,13 +55,13 @@ def test_every_measurement_can_be_asked_for() -> None:
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_a_short_round_is_short(name: str) -> None:
-    """What says how often something is done is asked for the short number."""
+def test_a_short_run_is_short(name: str) -> None:
+    """Every use of a repetition count goes through `rounds`, which applies the short number."""
     source = (FOLDER / f"{name}.py").read_text("utf-8")
     assert not re.findall(r"(?<!rounds\()\b(?:ROUNDS|REQUESTS|JOBS)\b(?! = )", source)
 
 
-def test_what_is_measured_is_said_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+def test_benchmarks_are_selected_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     assert parse([]).names == list(MINUTES)
     options = parse(["idle", "watch", "--short", "--audio", "talks"])
     assert (options.names, options.short, options.audio) == (["idle", "watch"], True, Path("talks"))

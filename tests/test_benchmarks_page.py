@@ -1,4 +1,4 @@
-"""What `benchmarks/run.py` found, as tables and charts."""
+"""The results of `benchmarks/run.py`, as tables and charts."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def page() -> Iterator[Any]:
         sys.path.remove(str(SCRIPTS))
 
 
-def test_bars_are_as_long_as_what_they_stand_for() -> None:
+def test_bars_are_proportional_to_their_values() -> None:
     chart = Chart("name", "Faster <than>", "x", (("whisperd", 50.0), ("another & one", 12.5), ("none", 0.0)))
     document = ElementTree.fromstring(svg(chart))
     bars = document.findall(f"{SVG}rect")
@@ -62,11 +62,11 @@ def test_bars_are_as_long_as_what_they_stand_for() -> None:
     assert float(document.attrib["width"]) >= widths[0] + float(bars[0].attrib["x"])
 
 
-def test_numbers_have_as_many_digits_as_say_something() -> None:
+def test_numbers_are_rounded_to_significant_digits() -> None:
     assert [shown(value) for value in (1234.5, 99.96, 12.34, 0.123)] == ["1234", "100", "12.3", "0.123"]
 
 
-def test_the_page_says_what_was_found_where_and_how(page: Any) -> None:
+def test_the_page_names_results_machine_and_command(page: Any) -> None:
     text = page.measured([RESULT])
     assert "A processor, 2 cores, 8 GiB, Linux; Python 3.11.1, ctranslate2 4.8.5." in text
     assert "python benchmarks/run.py throughput --audio FOLDER --short\n" in text
@@ -76,13 +76,13 @@ def test_the_page_says_what_was_found_where_and_how(page: Any) -> None:
     assert "![Fast & right](benchmarks/throughput.svg)" in text
 
 
-def test_of_what_was_measured_twice_the_later_counts(page: Any) -> None:
+def test_a_later_result_replaces_an_earlier_one(page: Any) -> None:
     later = {**RESULT, "outcomes": [{**OUTCOME, "met": False}]}
     text = page.measured([RESULT, later])
     assert "**Missed.**" in text and "**Met.**" not in text
 
 
-def test_the_page_has_its_marks(page: Any) -> None:
+def test_the_page_has_one_marked_section(page: Any) -> None:
     assert len(page.MEASURED.findall(page.PAGE.read_text("utf-8"))) == 1
 
 

@@ -1,4 +1,4 @@
-"""Where the variables of a model in CTranslate2's format lie: of any file whatever."""
+"""Locating the variables of a model in CTranslate2's format, in valid and damaged files."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from whisperd.ctranslate2_file import (
 HEADS = string("decoder/num_heads")
 
 
-def written_again(data: bytes) -> bytes:
-    """What is written from what was read of a file."""
+def rewritten(data: bytes) -> bytes:
+    """Write a file again from its index."""
     index = read_index(BytesIO(data))
     parts = [head_bytes(index, len(index.variables))]
     for name, one in index.variables.items():
@@ -33,8 +33,8 @@ def written_again(data: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("alias", [False, True])
-def test_what_was_read_can_be_written(alias: bool) -> None:
-    assert written_again(weights(alias=alias)) == weights(alias=alias)
+def test_a_file_survives_a_round_trip(alias: bool) -> None:
+    assert rewritten(weights(alias=alias)) == weights(alias=alias)
 
 
 def test_a_variable_is_found_by_its_other_name() -> None:
@@ -56,13 +56,13 @@ def test_a_variable_is_found_by_its_other_name() -> None:
         (weights().replace(HEADS + b"\0\2", HEADS + b"\0\x77"), "type"),
     ],
 )
-def test_what_cannot_be_read_says_why(data: bytes, said: str) -> None:
+def test_an_unreadable_file_says_why(data: bytes, said: str) -> None:
     with pytest.raises(UnreadableModel, match=said):
         read_index(BytesIO(data))
 
 
 @given(changes=CHANGES, alias=st.booleans())
-def test_a_spoilt_file_is_read_or_refused(changes: list[Change], alias: bool) -> None:
+def test_a_corrupted_file_is_read_or_refused(changes: list[Change], alias: bool) -> None:
     data = spoil(weights(alias=alias), changes)
     try:
         index = read_index(BytesIO(data))

@@ -1,4 +1,4 @@
-"""What the system refuses is told in words, with a way out."""
+"""File system errors are explained, each with a fix."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ Tell = Callable[[str, Path, OSError], WhisperdError]
         (natives.from_os_error, "native.not_writable", "WHISPERD_NATIVE_DIR"),
     ],
 )
-def test_a_file_where_a_folder_has_to_be(tell: Tell, code: str, variable: str, tmp_path: Path) -> None:
+def test_a_file_in_place_of_a_folder_is_explained(
+    tell: Tell, code: str, variable: str, tmp_path: Path
+) -> None:
     file = tmp_path / "file"
     file.touch()
     for folder in (file, file / "below") if os.name == "posix" else (file,):
@@ -41,14 +43,14 @@ def test_a_file_where_a_folder_has_to_be(tell: Tell, code: str, variable: str, t
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EACCES])
 @pytest.mark.parametrize("tell", [models.from_os_error, natives.from_os_error])
-def test_it_is_told_what_the_system_said_and_of_what(tell: Tell, number: int) -> None:
+def test_the_system_error_and_its_path_are_quoted(tell: Tell, number: int) -> None:
     error = tell("toy", Path("/folder"), OSError(number, os.strerror(number), "/folder/file"))
     assert error.message.endswith(f"removed: /folder/file: {os.strerror(number)}.")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="Windows has no such thing")
 @pytest.mark.parametrize(("number", "whole"), [(errno.EINVAL, True), (errno.EIO, False)])
-def test_a_folder_that_cannot_be_synced_is_no_failure_but_one_that_fails_is(
+def test_only_a_failing_sync_of_a_folder_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, whole: bool
 ) -> None:
     def fsync(descriptor: int) -> None:
@@ -63,7 +65,7 @@ def test_a_folder_that_cannot_be_synced_is_no_failure_but_one_that_fails_is(
 
 @contextmanager
 def coming_and_going(folder: Path) -> Iterator[None]:
-    """A folder with a file is made and deleted, again and again."""
+    """Create and delete a folder with a file repeatedly during the block."""
     over = threading.Event()
 
     def come_and_go() -> None:
@@ -82,7 +84,7 @@ def coming_and_going(folder: Path) -> Iterator[None]:
         thread.join()
 
 
-def test_what_goes_while_we_look_is_not_there(tmp_path: Path) -> None:
+def test_a_folder_deleted_during_a_scan_is_absent(tmp_path: Path) -> None:
     folder = tmp_path / "2.1-cp311" / "engine"
     folder.parent.mkdir()
     with coming_and_going(folder):
@@ -97,14 +99,14 @@ class Record(msgspec.Struct):
 
 
 DEPTH = 3000
-"""Deeper than Python looks."""
+"""Deeper than Python's recursion limit."""
 
 
 @pytest.mark.parametrize(
     "spoilt",
     [b"", b'{"number": 1', b'{"number": "b"}', b"\xff", b'{"other": ' + b"[" * DEPTH],
 )
-def test_a_file_that_is_spoilt_says_nothing(spoilt: bytes, tmp_path: Path) -> None:
+def test_a_corrupted_file_reads_as_none(spoilt: bytes, tmp_path: Path) -> None:
     file = tmp_path / "file.json"
     assert disk.read_json(file, Record) is None
     file.write_bytes(b'{"number": 1}')

@@ -1,4 +1,4 @@
-"""What the daemon takes of the environment of who starts it."""
+"""The environment variables that the daemon inherits from the process that starts it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from whisperd.environment import daemon_environment
 NAMES = st.text(st.characters(codec="ascii", exclude_characters="=\0"), min_size=1, max_size=12)
 
 
-def test_what_it_and_its_engines_read_and_nothing_else() -> None:
+def test_only_variables_of_the_daemon_and_its_engines_pass() -> None:
     shell = {
         "HOME": "/home/me",
         "PATH": "/usr/bin",
@@ -37,17 +37,17 @@ def test_what_it_and_its_engines_read_and_nothing_else() -> None:
     assert daemon_environment({**shell, **foreign}) == shell
 
 
-def test_more_can_be_named() -> None:
+def test_further_variables_can_be_named() -> None:
     shell = {"WHISPERD_ENVIRONMENT": "MY_ENGINE_*, OTHER", "MY_ENGINE_KEY": "1", "OTHER": "2", "OTHERS": "3"}
     assert daemon_environment(shell).keys() == shell.keys() - {"OTHERS"}
 
 
 @given(st.dictionaries(NAMES, st.text(max_size=5)))
-def test_nothing_is_made_up(environment: dict[str, str]) -> None:
+def test_no_variable_is_invented(environment: dict[str, str]) -> None:
     assert daemon_environment(environment).items() <= environment.items()
 
 
 @given(st.dictionaries(NAMES, st.text(max_size=5)))
-def test_who_names_everything_gets_everything(environment: dict[str, str]) -> None:
+def test_an_asterisk_passes_everything(environment: dict[str, str]) -> None:
     everything = {**environment, "WHISPERD_ENVIRONMENT": "*"}
     assert daemon_environment(everything) == everything

@@ -1,4 +1,4 @@
-"""A user without a home folder, as in a container that runs under a number of its own."""
+"""A user without a home folder, as in a container that runs under an arbitrary user ID."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from whisperd import paths
 from whisperd.rpc.errors import WhisperdError
 from whisperd.service_manager.install import installed_manager
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="elsewhere, every user has one")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="on other systems, every user has one")
 
 
 @pytest.fixture(autouse=True)
@@ -28,15 +28,15 @@ def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     "find", [paths.home, paths.config_file, paths.state_dir, paths.native_dir, paths.models_dir]
 )
-def test_a_person_is_told_what_to_do(find: Callable[[], Path]) -> None:
+def test_a_missing_home_is_an_error_with_a_fix(find: Callable[[], Path]) -> None:
     with pytest.raises(WhisperdError) as caught:
         find()
     assert caught.value.code == "home.unknown"
     assert "HOME" in caught.value.fix
 
 
-def test_folders_that_are_named_need_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_explicit_folders_need_no_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("WHISPERD_STATE_DIR", str(tmp_path))
     assert paths.state_dir() == tmp_path
     assert paths.socket_path().endswith("daemon.sock")
-    assert installed_manager("/a/socket") is None, "and nothing else of a start needs one"
+    assert installed_manager("/a/socket") is None, "nor does anything else at start need one"

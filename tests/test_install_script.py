@@ -1,4 +1,4 @@
-"""`make install`: what was installed before stays until the new one is complete."""
+"""`make install`: the previous installation stays until the new one is complete."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ SCRIPT = Path(__file__).parent.parent / "scripts" / "install.sh"
 MAKE_ENVIRONMENT = """#!/bin/sh
 mkdir -p "$3/bin" && printf '#!/bin/sh\\n%s\\n' "$PIP" > "$3/bin/python" && chmod +x "$3/bin/python"
 """
-"""In place of `python -m venv FOLDER`: its own `python`, which is asked for pip, does what `PIP` says."""
+"""Replaces `python -m venv FOLDER`: the `python` in it, which is called for pip, runs the code in `PIP`."""
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a script of the shell")
-def test_the_old_installation_survives_attempts_that_fail(tmp_path: Path) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="a shell script")
+def test_the_old_installation_survives_failed_attempts(tmp_path: Path) -> None:
     (tmp_path / "scripts").mkdir()
     shutil.copy(SCRIPT, tmp_path / "scripts")
     python = tmp_path / "python"

@@ -1,4 +1,4 @@
-"""What a process with a native bundle may see: the environment it is started with, the modules it finds."""
+"""Isolation of a process with a native bundle: its environment, and the modules that it can import."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ posix_only = pytest.mark.skipif(os.name != "posix", reason="paths are joined by 
 
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
-    """A bundle with the folders of two of NVIDIA's wheels."""
+    """A bundle with the folders of two NVIDIA wheels."""
     for part in ("cublas", "cudnn"):
         (tmp_path / "bundle" / "nvidia" / part / "lib").mkdir(parents=True)
     return tmp_path / "bundle"
@@ -27,7 +27,7 @@ def bundle(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def plain(tmp_path: Path) -> Path:
-    """A bundle without."""
+    """A bundle without such folders."""
     folder = tmp_path / "plain"
     folder.mkdir()
     return folder
@@ -48,14 +48,14 @@ def folder_with(folder: Path, *libraries: str) -> str:
     "name",
     ["LD_PRELOAD", "LD_AUDIT", "DYLD_LIBRARY_PATH", "DYLD_INSERT_LIBRARIES", "GGML_BACKEND_PATH"],
 )
-def test_what_points_at_other_libraries_is_left_out(plain: Path, name: str) -> None:
+def test_variables_that_redirect_library_loading_are_removed(plain: Path, name: str) -> None:
     assert linux({name: "/opt/lib", "HOME": "/home/user"}, plain) == {"HOME": "/home/user"}
 
 
 @pytest.mark.parametrize(
     "name", ["PATH", "CUDA_VISIBLE_DEVICES", "CUDA_PATH", "LANG", "PYTHONPATH", "CT2_VERBOSE"]
 )
-def test_the_rest_stays(plain: Path, name: str) -> None:
+def test_other_variables_are_inherited(plain: Path, name: str) -> None:
     assert linux({name: "as it was"}, plain) == {name: "as it was"}
 
 
@@ -70,11 +70,11 @@ def test_the_folders_of_a_bundle_come_first(bundle: Path, tmp_path: Path) -> Non
 
 
 @posix_only
-def test_nothing_of_its_own_and_nothing_to_keep(plain: Path) -> None:
+def test_an_empty_library_path_is_not_set(plain: Path) -> None:
     assert linux({"LD_LIBRARY_PATH": "/nowhere"}, plain) == {}
 
 
-def test_windows_looks_along_the_path(tmp_path: Path) -> None:
+def test_on_windows_the_folders_are_added_to_path(tmp_path: Path) -> None:
     folder = tmp_path / "nvidia" / "cublas" / "bin"
     folder.mkdir(parents=True)
     inherited = {"Path": "C:\\Windows"}
@@ -101,7 +101,7 @@ enter_bundle(Path(sys.argv[1]), "engine")
 
 
 def in_bundle(bundle: Path, code: str, *beside: Path | str) -> str:
-    """What code prints in a child with a bundle and other folders on its path."""
+    """Return what code prints in a child with a bundle, and with other folders on its path."""
     done = subprocess.run(
         [sys.executable, "-P", "-c", CHILD.format(code=code), str(bundle)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, beside))},
@@ -120,7 +120,7 @@ def module(folder: Path, name: str, says: str) -> Path:
     return folder
 
 
-def test_modules_beside_whisperd_are_hidden(plain: Path, tmp_path: Path) -> None:
+def test_modules_installed_next_to_whisperd_are_hidden(plain: Path, tmp_path: Path) -> None:
     beside = module(tmp_path / "beside", "torch", "a torch with a CUDA of its own")
     code = "import importlib.util\nprint(importlib.util.find_spec('torch'))"
     assert in_bundle(plain, code, beside) == "None"
@@ -128,31 +128,31 @@ def test_modules_beside_whisperd_are_hidden(plain: Path, tmp_path: Path) -> None
     assert in_bundle(plain, code, beside) == "torch"
 
 
-def test_a_bundle_may_have_a_module_of_that_name(plain: Path, tmp_path: Path) -> None:
+def test_a_bundle_may_have_a_module_of_a_hidden_name(plain: Path, tmp_path: Path) -> None:
     beside = module(tmp_path / "beside", "torch", "beside")
     module(plain, "torch", "bundle")
     assert in_bundle(plain, "import torch\nprint(torch.SAYS)", beside) == "bundle"
 
 
-def test_the_module_of_the_engine_is_seen_wherever_it_is(plain: Path, tmp_path: Path) -> None:
+def test_the_engine_module_is_importable_from_any_folder(plain: Path, tmp_path: Path) -> None:
     beside = module(tmp_path / "beside", "engine", "beside")
     (beside / "engine" / "part.py").write_text("SAYS = 'part'\n")
     assert in_bundle(plain, "import engine.part\nprint(engine.part.SAYS)", beside) == "part"
 
 
-def test_what_whisperd_depends_on_is_seen(plain: Path) -> None:
+def test_dependencies_of_whisperd_are_importable(plain: Path) -> None:
     code = "import huggingface_hub, tqdm, yaml, pluggy, whisperd.plugins, sqlite3\nprint('seen')"
     assert in_bundle(plain, code) == "seen"
 
 
-def test_what_does_not_tell_its_files_is_known_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As distributions of Linux package it, without RECORD."""
+def test_a_distribution_without_record_is_known_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux distributions package Python projects without RECORD."""
     monkeypatch.setattr(metadata.Distribution, "files", None)
     assert isolation._required_modules(()) >= {"whisperd", "huggingface_hub", "tqdm", "yaml"}
 
 
 def test_tools_in_the_same_environment_are_hidden(plain: Path) -> None:
-    """pytest is installed beside whisperd, and nothing that whisperd depends on asks for it."""
+    """pytest is installed next to whisperd, and no dependency of whisperd requires it."""
     code = "import importlib.util\nprint(importlib.util.find_spec('pytest'))"
     assert in_bundle(plain, code) == "None"
 
@@ -161,12 +161,12 @@ def test_tools_in_the_same_environment_are_hidden(plain: Path) -> None:
 def test_pythons_own_modules_are_not_overridden(
     plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spelt: list[str]
 ) -> None:
-    beside = module(tmp_path / "beside", "colorsys", "beside")  # a part of Python that nothing has imported
+    beside = module(tmp_path / "beside", "colorsys", "beside")  # a standard module, not imported yet
     monkeypatch.chdir(beside)
     code = "import colorsys\nprint(hasattr(colorsys, 'SAYS'))"
     assert in_bundle(plain, code, *(each.format(beside) for each in spelt)) == "False"
 
 
-def test_what_is_installed_can_be_asked_for(plain: Path) -> None:
+def test_installed_distributions_can_be_queried(plain: Path) -> None:
     code = "from importlib.metadata import version\nprint(version('whisperd') == whisperd.__version__)"
     assert in_bundle(plain, f"import whisperd\n{code}") == "True"

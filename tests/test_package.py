@@ -1,4 +1,4 @@
-"""What `pip install whisperd` brings."""
+"""What `pip install whisperd` installs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.real
-def test_it_is_light_and_brings_no_inference_library() -> None:
+def test_it_is_small_and_installs_no_inference_library() -> None:
     outcome = size.measure()
     assert outcome.met, outcome.rows
     assert outcome.data["inference_libraries"] == []
 
 
-def test_it_brings_the_plugins_of_its_own_version() -> None:
+def test_it_pins_the_plugins_of_its_own_version() -> None:
     plugins = [project(path.parent) for path in ROOT.glob("plugins/*/pyproject.toml")]
     pins = {each for each in project(ROOT)["dependencies"] if each.startswith("whisperd-")}
     assert {f"{each['name']}=={each['version']}" for each in plugins} == pins

@@ -40,7 +40,7 @@ RECORDED = Path(__file__).parent / "data" / "pip"
 
 
 def recorded(name: str) -> list[str]:
-    """What pip 26 said when it failed, names of hosts replaced."""
+    """Return the recorded output of a failed pip 26, with host names replaced."""
     return (RECORDED / f"{name}.txt").read_text(encoding="utf-8").splitlines()
 
 
@@ -51,7 +51,7 @@ def follow(text: str) -> list[tuple[str | None, int, str]]:
     ]
 
 
-def test_an_installation_is_followed_over_all_wheels() -> None:
+def test_progress_covers_all_wheels() -> None:
     assert follow(INSTALL) == [
         ("av", 0, "downloading"),
         ("av", 262_144, "downloading"),
@@ -62,7 +62,7 @@ def test_an_installation_is_followed_over_all_wheels() -> None:
     ]
 
 
-def test_a_cut_download_says_so_and_does_not_go_back() -> None:
+def test_an_interrupted_download_reports_a_retry_and_keeps_its_progress() -> None:
     assert follow(CUT) == [
         ("av", 0, "downloading"),
         ("av", 600_000, "downloading"),
@@ -72,7 +72,7 @@ def test_a_cut_download_says_so_and_does_not_go_back() -> None:
     ]
 
 
-def test_the_kept_lines_are_bounded_and_without_progress() -> None:
+def test_stored_lines_are_bounded_and_exclude_progress() -> None:
     reader = PipReader(SIZES_BYTES)
     for number in range(100_000):
         reader.feed(f"Progress {number} of 100000")
@@ -89,7 +89,7 @@ lines = st.one_of(
 
 
 @given(st.lists(lines))
-def test_whatever_pip_says_progress_neither_goes_back_nor_beyond_the_end(said: list[str]) -> None:
+def test_progress_never_decreases_or_exceeds_the_total(said: list[str]) -> None:
     reader = PipReader(SIZES_BYTES)
     done_bytes = 0
     for line in said:
@@ -100,7 +100,7 @@ def test_whatever_pip_says_progress_neither_goes_back_nor_beyond_the_end(said: l
         done_bytes = reader.done_bytes
 
 
-def test_the_metadata_of_a_wheel_is_not_the_wheel() -> None:
+def test_a_wheels_metadata_does_not_count_as_the_wheel() -> None:
     reader = PipReader(SIZES_BYTES)
     reader.feed("  Downloading av-18.1.0-cp311-abi3-manylinux_2_28_x86_64.whl (1.0 MB)")
     reader.feed("Progress 1000000 of 1000000")
@@ -136,7 +136,7 @@ def test_a_failure_has_a_cause(recording: str, cause: str, requirement: str | No
     assert (failure.cause, failure.requirement) == (cause, requirement)
 
 
-def test_an_unknown_failure_keeps_what_pip_said() -> None:
+def test_an_unknown_failure_keeps_the_output_of_pip() -> None:
     failure = explain(recorded("exception"))
     assert failure.said == recorded("exception")
     assert "division by zero" in failure.reason

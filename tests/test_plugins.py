@@ -1,4 +1,4 @@
-"""Backends are found by entry point, whoever made them."""
+"""Backends are found by entry point, whether they are ours or third-party."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ def listed(*paths: Path) -> dict[str, Any]:
     return dict(json.loads(run_python(LIST, env={}, paths=[str(path) for path in paths] or ["."])))
 
 
-def third_parties(*paths: Path) -> list[str]:
-    """The backends beside our own."""
+def third_party_backends(*paths: Path) -> list[str]:
+    """Return the backends other than our own."""
     ours = listed()["backends"]
     return [name for name in listed(*paths)["backends"] if name not in ours]
 
 
 def found_problems(*paths: Path) -> dict[str, dict[str, Any]]:
-    """Why plugins are passed over, by the names of their distributions."""
+    """Return why plugins are skipped, by the names of their distributions."""
     return {problem["data"]["distribution"]: problem for problem in listed(*paths)["problems"]}
 
 
-def test_a_third_party_is_found_as_our_own_is() -> None:
+def test_a_third_party_backend_is_found_like_our_own() -> None:
     found = listed(BACKENDS)
     assert {"ctranslate2", "toy"} <= set(found["backends"])
     assert found["variants"][0] == "toy-cpu", "the highest priority first"
@@ -51,7 +51,7 @@ def test_a_third_party_is_found_as_our_own_is() -> None:
     assert found["versions"]["toy"] == "1.0"
 
 
-def test_our_own_alone() -> None:
+def test_without_third_parties_only_our_own_are_found() -> None:
     found = listed()
     assert "ctranslate2" in found["backends"]
     assert found["problems"] == []
@@ -72,7 +72,7 @@ def variant(name):
 
 
 def make_plugin(folder: Path, source: str, name: str = "third", entry: str | None = None) -> Path:
-    """A third party's distribution, as an installer would leave it; returns the folder that describes it."""
+    """Make a third-party distribution as an installer would; return its `.dist-info` folder."""
     info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
     module = f"{name.replace('-', '_')}_backend"
     info.mkdir()
@@ -83,7 +83,7 @@ def make_plugin(folder: Path, source: str, name: str = "third", entry: str | Non
 
 
 def announce(expression: str) -> str:
-    """The source of a plugin that announces this."""
+    """Return the source of a plugin that announces this backend."""
     return f"@hookimpl\ndef whisperd_backend():\n    return {expression}\n"
 
 
@@ -96,25 +96,25 @@ def announce(expression: str) -> str:
         "@hookimpl\ndef whisperd_bakend():\n    return None",
     ],
 )
-def test_a_broken_plugin_takes_nobody_down(tmp_path: Path, source: str) -> None:
+def test_a_broken_plugin_does_not_affect_others(tmp_path: Path, source: str) -> None:
     make_plugin(tmp_path, source)
-    assert third_parties(tmp_path, BACKENDS) == ["toy"]
+    assert third_party_backends(tmp_path, BACKENDS) == ["toy"]
 
 
-def test_a_plugin_may_decide_that_it_has_nothing_to_offer(tmp_path: Path) -> None:
+def test_a_plugin_may_offer_nothing(tmp_path: Path) -> None:
     make_plugin(tmp_path, announce("None"))
-    assert third_parties(tmp_path) == []
+    assert third_party_backends(tmp_path) == []
     assert found_problems(tmp_path) == {}
 
 
 @pytest.mark.parametrize("mark", ["hookimpl(tryfirst=True)", "pluggy.HookimplMarker('whisperd')"])
-def test_a_hook_may_be_marked_as_pluggy_does_it(tmp_path: Path, mark: str) -> None:
+def test_a_hook_may_use_pluggys_own_marker(tmp_path: Path, mark: str) -> None:
     source = announce("Backend(name='third', engine='third_backend:load', variants=(variant('third-cpu'),))")
     make_plugin(tmp_path, "import pluggy\n" + source.replace("hookimpl", mark))
-    assert third_parties(tmp_path) == ["third"]
+    assert third_party_backends(tmp_path) == ["third"]
 
 
-def test_each_plugin_that_is_passed_over_says_why(tmp_path: Path) -> None:
+def test_each_skipped_plugin_is_explained(tmp_path: Path) -> None:
     sources = {
         "import-fails": ("import no_such_module", "plugin.broken", "ModuleNotFoundError: No module named"),
         "ends": ("raise SystemExit(3)", "plugin.broken", "SystemExit: 3"),
@@ -145,7 +145,7 @@ def test_each_plugin_that_is_passed_over_says_why(tmp_path: Path) -> None:
         assert f"`pip uninstall {name}`" in problem["fix"]
 
 
-def test_what_a_plugin_says_of_itself_is_short(tmp_path: Path) -> None:
+def test_a_long_error_of_a_plugin_is_shortened(tmp_path: Path) -> None:
     make_plugin(tmp_path, "raise RuntimeError('x' * 100_000 + '\\nand more')", "chatty")
     assert len(found_problems(tmp_path)["chatty"]["message"]) < 400
 
@@ -153,35 +153,35 @@ def test_what_a_plugin_says_of_itself_is_short(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "lines", ["this is no line of it\n", "third = not a module\n", "third =\n", "third = :load\n"]
 )
-def test_entry_points_that_nobody_can_read(tmp_path: Path, lines: str) -> None:
+def test_unreadable_entry_points_do_not_affect_others(tmp_path: Path, lines: str) -> None:
     (make_plugin(tmp_path, "", "third") / "entry_points.txt").write_text(f"[whisperd]\n{lines}")
-    assert third_parties(tmp_path, BACKENDS) == ["toy"], "one distribution does not take the others along"
+    assert third_party_backends(tmp_path, BACKENDS) == ["toy"], "one distribution must not affect the others"
 
 
-def test_of_two_with_one_name_one_is_used_and_the_other_says_so(tmp_path: Path) -> None:
+def test_of_two_plugins_with_one_name_only_one_is_used(tmp_path: Path) -> None:
     source = announce("Backend(name='same', engine='e:f', variants=(variant('same-cpu'),))")
     make_plugin(tmp_path, source, "distribution-b", entry="same")
     make_plugin(tmp_path, source, "distribution-a", entry="same")
     other = announce("Backend(name='other', engine='e:f', variants=(variant('other-cpu'),))")
     make_plugin(tmp_path, other, "other")
-    assert third_parties(tmp_path) == ["other", "same"]
+    assert third_party_backends(tmp_path) == ["other", "same"]
     (problem,) = found_problems(tmp_path).values()
     assert problem["code"] == "plugin.name_taken"
-    assert problem["data"]["distribution"] == "distribution-b", "whatever order they are found in"
+    assert problem["data"]["distribution"] == "distribution-b", "regardless of the order of discovery"
     assert "announces same too" in problem["message"]
 
 
-def test_a_variant_s_name_may_be_taken_by_another_backend(tmp_path: Path) -> None:
+def test_a_plugin_whose_variant_name_is_taken_is_skipped(tmp_path: Path) -> None:
     make_plugin(tmp_path, announce("Backend(name='a', engine='e:f', variants=(variant('a-b-cpu'),))"), "a")
     make_plugin(
         tmp_path, announce("Backend(name='a-b', engine='e:f', variants=(variant('a-b-cpu'),))"), "a-b"
     )
     (problem,) = found_problems(tmp_path).values()
     assert (problem["code"], problem["data"]["plugin"]) == ("plugin.name_taken", "a-b")
-    assert third_parties(tmp_path) == ["a"]
+    assert third_party_backends(tmp_path) == ["a"]
 
 
-def test_what_is_fine_is_no_problem() -> None:
+def test_a_valid_plugin_causes_no_problem() -> None:
     assert found_problems(BACKENDS) == {}
 
 

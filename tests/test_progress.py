@@ -3,7 +3,7 @@ from __future__ import annotations
 from whisperd.progress import Meter, Progress
 
 
-def test_rate_and_time_left_are_those_of_the_last_seconds() -> None:
+def test_rate_and_time_left_cover_the_last_seconds() -> None:
     told: list[Progress] = []
     now_s = 0.0
     meter = Meter("toy", told.append, total=3000, clock=lambda: now_s)
@@ -14,7 +14,7 @@ def test_rate_and_time_left_are_those_of_the_last_seconds() -> None:
     assert (told[-1].rate, told[-1].eta) == (200.0, 6.0)  # the slow start is forgotten
 
 
-def test_progress_is_told_no_more_often_than_anybody_can_look() -> None:
+def test_reports_are_rate_limited() -> None:
     told: list[Progress] = []
     now_s = 0.0
     meter = Meter("toy", told.append, total=100, clock=lambda: now_s)
@@ -28,7 +28,7 @@ def test_progress_is_told_no_more_often_than_anybody_can_look() -> None:
     assert told[-1].done == 51
 
 
-def test_another_file_another_phase_and_the_end_are_told_at_once() -> None:
+def test_a_new_file_a_new_phase_and_the_end_are_reported_at_once() -> None:
     told: list[Progress] = []
     meter = Meter("toy", told.append, total=100, clock=lambda: 0.0)
     meter.report(1, "a")

@@ -1,4 +1,4 @@
-"""Rooms use each other through their front doors, as docs/architecture.md says."""
+"""Rooms import each other only through their front doors, as docs/architecture.md demands."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ DOORS = {
     *("audio", "calibration", "client", "doctor", "hardware", "library", "models", "natives", "outputs"),
     *("runtimes", "speech", "store", "watch"),
 }
-"""Rooms with a front door. Of the others, the modules are what others use."""
+"""Rooms with a front door. The modules of the other rooms are imported directly."""
 WIRING = {"daemon", "library", "testing"}
 
 
 def imports(module: Path) -> Iterator[list[str]]:
-    """The rest of what is imported from whisperd, as the parts of its name."""
+    """Yield the modules imported from whisperd, as the parts of their names after `whisperd`."""
     for node in ast.walk(ast.parse(module.read_text("utf-8"))):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom):
@@ -26,12 +26,12 @@ def imports(module: Path) -> Iterator[list[str]]:
         yield from (name.split(".")[1:] for name in names if name.startswith("whisperd."))
 
 
-def test_the_front_doors() -> None:
+def test_exactly_these_rooms_have_a_front_door() -> None:
     rooms = HOUSE.glob("*/__init__.py")
     assert {room.parent.name for room in rooms if "__all__" in room.read_text("utf-8")} == DOORS
 
 
-def test_nobody_comes_in_past_a_front_door() -> None:
+def test_no_import_bypasses_a_front_door() -> None:
     past = [
         f"{module.relative_to(HOUSE)} imports {'.'.join(name)}"
         for module in sorted(HOUSE.rglob("*.py"))

@@ -1,4 +1,4 @@
-"""The page about runtimes says what is so: its table is current, and its commands print what it says."""
+"""The page about runtimes is accurate: its table is current, and its commands print the output shown."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCRIPT = Path(__file__).parent.parent / "scripts" / "runtimes_page.py"
 
 
 def load_script() -> ModuleType:
-    """The script, as a module."""
+    """Import the script as a module."""
     spec = importlib.util.spec_from_file_location("runtimes_page", SCRIPT)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -33,23 +33,23 @@ PAGE = script.PAGE.read_text(encoding="utf-8")
 
 @pytest.fixture(scope="module")
 def walk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
-    """The daemon that the page has."""
+    """The daemon that the page's commands talk to."""
     daemon = script.begin(tmp_path_factory.mktemp("daemon"))
     yield daemon
     daemon.close()
 
 
 @pytest.mark.real
-def test_the_commands_print_what_the_page_says(walk: RunningDaemon) -> None:
+def test_the_commands_print_the_output_shown(walk: RunningDaemon) -> None:
     for block in script.blocks(PAGE):
         for command in block:
             printed = script.run(command.line, walk)
             assert script.normal(printed) == script.normal(command.output), (
-                f"$ {command.line}\n{printed}\nIf that is right, `make walk` renews the page."
+                f"$ {command.line}\n{printed}\nIf that is right, run `make walk` to update the page."
             )
 
 
-def test_the_page_has_every_action() -> None:
+def test_the_page_shows_every_action() -> None:
     lines = [command.line for block in script.blocks(PAGE) for command in block]
     for verb in ("list", "show", "create", *ACTIONS):
         assert any(f"whisperctl runtimes {verb}" in line for line in lines), verb
@@ -74,7 +74,7 @@ def test_the_table_is_current() -> None:
         ("2026-11-21 15:37:54  loading  -", "2026-11-22 01:00:00  loading  -"),
     ],
 )
-def test_what_is_different_each_time_is_not_compared(one: str, other: str) -> None:
+def test_values_that_vary_between_runs_are_ignored(one: str, other: str) -> None:
     assert script.normal(one) == script.normal(other)
 
 
@@ -87,5 +87,5 @@ def test_what_is_different_each_time_is_not_compared(one: str, other: str) -> No
         ("version:       1", "version:       2"),
     ],
 )
-def test_what_matters_is_compared(one: str, other: str) -> None:
+def test_all_other_values_are_compared(one: str, other: str) -> None:
     assert script.normal(one) != script.normal(other)

@@ -33,16 +33,16 @@ def config(tmp_path: Path) -> Path:
     return tmp_path / "config.toml"
 
 
-def test_no_file_is_all_defaults(config: Path) -> None:
+def test_a_missing_file_means_defaults(config: Path) -> None:
     assert load_settings(config) == Settings()
 
 
-def test_an_empty_file_is_all_defaults(config: Path) -> None:
+def test_an_empty_file_means_defaults(config: Path) -> None:
     config.touch()
     assert load_settings(config) == Settings()
 
 
-def test_what_is_set_is_set_and_the_rest_is_default(config: Path) -> None:
+def test_unset_keys_keep_their_defaults(config: Path) -> None:
     config.write_text("[runtime]\nkeep_alive_s = 5\nworkers = 3\n[models]\nfolders = ['/models', '/more']\n")
     settings = load_settings(config)
     assert settings.runtime == RuntimeSettings(keep_alive_s=5.0, workers=3)
@@ -50,7 +50,7 @@ def test_what_is_set_is_set_and_the_rest_is_default(config: Path) -> None:
     assert settings.daemon == DaemonSettings()
 
 
-def test_a_mark_at_the_beginning_is_passed_over(config: Path) -> None:
+def test_a_byte_order_mark_is_ignored(config: Path) -> None:
     config.write_bytes(b"\xef\xbb\xbf[daemon]\npreload = false\r\n")
     assert not load_settings(config).daemon.preload
 
@@ -74,14 +74,14 @@ def test_the_template_without_its_comment_signs_is_all_defaults() -> None:
     }, "every key of every section is in it"
 
 
-def test_every_key_says_what_it_is_for() -> None:
+def test_every_key_has_a_comment() -> None:
     lines = settings_template().splitlines()
     for number, line in enumerate(lines):
         if re.match(r"# \w+ = ", line):
-            assert re.match(r"# [A-Z].{10,}\.$", lines[number - 1]), f"what is {line} for?"
+            assert re.match(r"# [A-Z].{10,}\.$", lines[number - 1]), f"{line} has no comment"
 
 
-# Text that a file can hold: no lone surrogates.
+# Text that a file can contain: no lone surrogates.
 texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
 
 
@@ -102,7 +102,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=3
         log=st.builds(LogSettings, level=st.sampled_from(["debug", "info", "warning", "error"])),
     )
 )
-def test_whatever_is_set_is_read_again(settings: Settings) -> None:
+def test_settings_survive_a_round_trip(settings: Settings) -> None:
     tables = tomllib.loads(settings_template(settings))
     assert msgspec.convert(tables, Settings) == settings
 
@@ -144,22 +144,22 @@ def test_a_mistake_is_explained(config: Path, toml: str, message: str, fix: str)
     assert fix in raised.value.fix
 
 
-def test_a_file_that_is_no_text(config: Path) -> None:
+def test_a_binary_file_is_refused(config: Path) -> None:
     config.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(WhisperdError) as raised:
         load_settings(config)
     assert raised.value.code == "config.unreadable"
 
 
-def test_a_folder_in_its_place(config: Path) -> None:
+def test_a_folder_in_place_of_the_file_is_refused(config: Path) -> None:
     config.mkdir()
     with pytest.raises(WhisperdError) as raised:
         load_settings(config)
     assert raised.value.code == "config.unreadable"
 
 
-@pytest.mark.skipif(os.name != "posix", reason="permissions are another matter there")
-def test_a_file_that_may_not_be_read(config: Path) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="permissions work differently there")
+def test_a_file_without_read_permission_is_refused(config: Path) -> None:
     config.touch(mode=0)
     with unprivileged(), pytest.raises(WhisperdError) as raised:
         load_settings(config)
@@ -167,7 +167,7 @@ def test_a_file_that_may_not_be_read(config: Path) -> None:
 
 
 @pytest.mark.parametrize(("value", "offline"), [(None, False), ("", False), ("0", False), ("1", True)])
-def test_offline_is_said_by_the_environment(
+def test_the_environment_sets_offline_mode(
     monkeypatch: pytest.MonkeyPatch, value: str | None, offline: bool
 ) -> None:
     monkeypatch.delenv("WHISPERD_OFFLINE", raising=False)
@@ -178,7 +178,7 @@ def test_offline_is_said_by_the_environment(
 
 @pytest.mark.parametrize("setting", [False, True])
 @pytest.mark.parametrize(("value", "preloading"), [(None, None), ("", False), ("0", False), ("1", True)])
-def test_what_the_environment_says_of_preloading_goes_before_the_file(
+def test_the_environment_overrides_preloading_in_the_file(
     monkeypatch: pytest.MonkeyPatch, setting: bool, value: str | None, preloading: bool | None
 ) -> None:
     monkeypatch.delenv("WHISPERD_PRELOAD", raising=False)

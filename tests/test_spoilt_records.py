@@ -1,4 +1,4 @@
-"""Small files that whisperd keeps or is given, spoilt: each is read, or passed over, or refused in words."""
+"""Corrupted small files that whisperd reads: each is read, ignored, or refused with an explanation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MODEL = Manifest(name="é", source="hub", files=(StoredFile(name="model.bin", si
 
 
 class Record(NamedTuple):
-    """Where it lies, what stands in it when it is whole, and how it is read: by its folder."""
+    """A file's name, its valid content, and the function that reads it from its folder."""
 
     name: str
     whole: bytes
@@ -81,12 +81,12 @@ RECORDS = {
     "config of a model": Record("config.json", json.dumps({"é": [1]}).encode(), open_folder),
 }
 DIGITS, DEPTH = 5000, 3000
-"""More than Python takes for a number, and deeper than it looks."""
+"""More digits than Python accepts in a number, and deeper than its recursion limit."""
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """With what else a model's folder has."""
+    """A folder with the other files of a model."""
     for name in ("model.bin", "tokenizer.json", "vocabulary.txt"):
         (tmp_path / name).write_bytes(b"x")
     return tmp_path
@@ -101,7 +101,7 @@ def folder(tmp_path: Path) -> Path:
 @example(changes=b"format = " + b"9" * DIGITS)
 @example(changes=b"format = " + b"[" * DEPTH)
 @example(changes=[])
-def test_a_spoilt_record_is_read_passed_over_or_refused(
+def test_a_corrupted_record_is_read_ignored_or_refused(
     record: Record, folder: Path, changes: list[Change] | bytes
 ) -> None:
     path = folder / record.name
@@ -114,8 +114,8 @@ def test_a_spoilt_record_is_read_passed_over_or_refused(
 
 
 @pytest.mark.parametrize("record", RECORDS.values(), ids=list(RECORDS))
-def test_one_byte_that_is_no_text(record: Record, folder: Path) -> None:
-    """What a failing disk makes of a letter: each place is tried."""
+def test_a_single_invalid_byte_is_tolerated_or_refused(record: Record, folder: Path) -> None:
+    """As a failing disk may corrupt a letter; tried at each place."""
     path = folder / record.name
     path.parent.mkdir(exist_ok=True)
     for place in range(min(len(record.whole), 600)):

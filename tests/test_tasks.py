@@ -1,4 +1,4 @@
-"""Which error comes out of a task group, and whom a repeated event wakes."""
+"""The error that a task group raises, and the waiters that a repeated event wakes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def error(code: str) -> WhisperdError:
 
 
 async def fail_together(*errors: BaseException) -> None:
-    """Tasks that all wait for the same thing, and then all fail, as the windows of a batch do."""
+    """Run tasks that wait for the same event and then all fail, as the windows of a batch do."""
     broken = anyio.Event()
 
     async def wait_and_fail(one: BaseException) -> None:
@@ -32,25 +32,25 @@ async def fail_together(*errors: BaseException) -> None:
         broken.set()
 
 
-async def test_a_single_error_is_raised_as_it_is() -> None:
+async def test_a_single_error_is_raised_unchanged() -> None:
     with pytest.raises(KeyError) as raised:
         await fail_together(KeyError("one"))
     assert raised.value.args == ("one",)
 
 
-async def test_of_several_that_people_are_told_the_first_is_raised() -> None:
+async def test_of_several_user_errors_the_first_is_raised() -> None:
     with pytest.raises(WhisperdError) as raised:
         await fail_together(error("first.problem"), error("second.problem"), error("third.problem"))
     assert raised.value.code == "first.problem"
 
 
-async def test_a_mistake_is_not_hidden_behind_an_error() -> None:
+async def test_a_bug_is_not_hidden_behind_a_user_error() -> None:
     with pytest.raises(BaseExceptionGroup) as raised:
         await fail_together(error("some.problem"), KeyError("a mistake"))
     assert raised.group_contains(KeyError)
 
 
-async def test_nested_groups_are_one() -> None:
+async def test_nested_groups_are_flattened() -> None:
     async def inner() -> None:
         await fail_together(error("inner.problem"), error("inner.problem"))
 
@@ -71,7 +71,7 @@ async def test_the_cause_is_kept() -> None:
     assert isinstance(raised.value.__cause__, OSError)
 
 
-async def test_all_who_wait_are_woken_each_time_anew() -> None:
+async def test_all_waiters_are_woken_each_time() -> None:
     event, woken = RepeatedEvent(), 0
 
     async def count() -> None:
@@ -90,7 +90,7 @@ async def test_all_who_wait_are_woken_each_time_anew() -> None:
         tasks.cancel_scope.cancel()
 
 
-async def test_what_comes_between_a_look_and_the_wait_is_not_missed() -> None:
+async def test_an_event_between_check_and_wait_is_not_missed() -> None:
     event = RepeatedEvent()
     change = event.next
     assert not change.is_set()
@@ -98,7 +98,7 @@ async def test_what_comes_between_a_look_and_the_wait_is_not_missed() -> None:
     assert change.is_set() and not event.next.is_set()
 
 
-async def test_a_condition_is_looked_at_each_time() -> None:
+async def test_a_condition_is_checked_at_each_event() -> None:
     event, looks = RepeatedEvent(), iter((False, False, True))
     async with open_task_group() as tasks:
         tasks.start_soon(event.wait_for, lambda: next(looks))
@@ -108,5 +108,5 @@ async def test_a_condition_is_looked_at_each_time() -> None:
     assert next(looks, None) is None
 
 
-async def test_what_holds_is_not_waited_for() -> None:
+async def test_a_true_condition_does_not_wait() -> None:
     await RepeatedEvent().wait_for(lambda: True)

@@ -1,4 +1,4 @@
-"""Folders that do not answer."""
+"""Access to folders that do not answer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def patience(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
-    """Sets how long a folder may take to answer."""
+    """Return a function that sets how long a folder may take to answer."""
     return lambda seconds: monkeypatch.setattr(threads, "ANSWER_TIMEOUT_S", seconds)
 
 
@@ -31,33 +31,31 @@ def patient(patience: Callable[[float], None]) -> None:
 
 @pytest.fixture
 def dead() -> Iterator[threading.Event]:
-    """Work that waits for it hangs until the end of the test."""
+    """An event set at the end of the test: work that waits for it hangs until then."""
     event = threading.Event()
     yield event
     event.set()
 
 
-async def test_what_answers_is_answered() -> None:
+async def test_results_and_errors_are_passed_on() -> None:
     assert await run_abandonable("/folder/file", lambda: 7) == 7
     with pytest.raises(ZeroDivisionError):
         await run_abandonable("/folder/file", lambda: 1 / 0)
 
 
-async def test_what_does_not_answer_is_given_up(
-    dead: threading.Event, patience: Callable[[float], None]
-) -> None:
+async def test_work_that_hangs_is_abandoned(dead: threading.Event, patience: Callable[[float], None]) -> None:
     patience(0.01)
     with pytest.raises(TimeoutError):
         await run_abandonable("/dead/file", dead.wait)
 
 
-async def test_who_is_cancelled_does_not_wait(dead: threading.Event) -> None:
+async def test_a_cancelled_caller_does_not_wait(dead: threading.Event) -> None:
     with anyio.fail_after(LIMIT_S), anyio.move_on_after(0.01) as impatience:
         await run_abandonable("/dead/file", dead.wait)
     assert impatience.cancelled_caught
 
 
-async def test_a_dead_folder_holds_few_threads_and_keeps_nobody_from_others(
+async def test_a_dead_folder_blocks_few_threads_and_no_other_folder(
     dead: threading.Event, patience: Callable[[float], None]
 ) -> None:
     begun: list[int] = []
@@ -79,7 +77,7 @@ async def test_a_dead_folder_holds_few_threads_and_keeps_nobody_from_others(
         patience(LIMIT_S)
         assert await run_abandonable("/alive/file", lambda: "here") == "here"
     assert len(begun) == THREADS_PER_FOLDER
-    # They are given up, and not gone.
+    # The calls are abandoned, but their threads still hang.
     patience(0.01)
     with pytest.raises(TimeoutError):
         await run_abandonable("/dead/other", lambda: "here")
@@ -88,7 +86,7 @@ async def test_a_dead_folder_holds_few_threads_and_keeps_nobody_from_others(
     assert await run_abandonable("/dead/other", lambda: "here") == "here"
 
 
-async def test_nobody_is_given_up_while_a_folder_answers_others() -> None:
+async def test_no_call_is_abandoned_while_the_folder_answers_others() -> None:
     folder, timeout_s = Folder(), 0.02
     for holder in range(THREADS_PER_FOLDER):
         await folder.take_turn(holder, timeout_s)
@@ -101,7 +99,7 @@ async def test_nobody_is_given_up_while_a_folder_answers_others() -> None:
         folder.end_turn(0)
 
 
-def test_the_program_ends_without_them() -> None:
+def test_the_program_exits_despite_hanging_threads() -> None:
     code = """
 import anyio, contextlib, threading
 from whisperd import threads

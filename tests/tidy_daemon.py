@@ -1,6 +1,6 @@
-"""A daemon that gives back on SIGUSR2 what it does not need, and tells what it still has.
+"""A daemon that frees unneeded memory on SIGUSR2 and reports what it still holds.
 
-When that is done, there is the file that the environment variable `TIDY` names: a map in JSON.
+The report is a JSON map in the file named by the environment variable `TIDY`, which appears when it is done.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ import psutil
 from whisperd.daemon.main import main
 
 POOLED = "AnyIO worker"
-"""How the names of threads begin that wait for work; those that have none for a while end."""
+"""The prefix of the names of pool threads, which end after a while without work."""
 
 
 def tidy(_number: int, _frame: object) -> None:
     gc.collect()
-    if sys.platform == "linux":  # else the allocator keeps pages of which it uses hardly anything
+    if sys.platform == "linux":  # without this, the allocator keeps pages that are mostly unused
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
     blocks = sys.getallocatedblocks()
     path = Path(os.environ["TIDY"])
     new = path.with_name(f"{path.name}.new")
-    new.write_text(json.dumps({"blocks": blocks, **what_is_there()}))
+    new.write_text(json.dumps({"blocks": blocks, **census()}))
     new.replace(path)
 
 
-def what_is_there() -> dict[str, Any]:
-    """Tasks by what they do, objects by their types, threads and those of the pool: how many there are."""
+def census() -> dict[str, Any]:
+    """Count tasks by name, objects by type, all threads, and those of the pool."""
     tasks = Counter(task.get_name() for task in asyncio.all_tasks())
     objects = Counter(f"{type(one).__module__}.{type(one).__qualname__}" for one in gc.get_objects())
     return {

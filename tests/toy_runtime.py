@@ -1,4 +1,4 @@
-"""What tests share that load the toy engine without a daemon around it."""
+"""Helpers for tests that load the toy engine without a daemon."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from whisperd.worker.protocol import SAMPLE_RATE, BatchParams, DecodeOptions, En
 from whisperd_testing import LIMIT_S
 
 BACKENDS = str(Path(__file__).parent / "backends")
-"""Has to be on `PYTHONPATH` of a worker that runs the toy engine."""
+"""Must be on the `PYTHONPATH` of a worker that runs the toy engine."""
 ENGINE = "toy_backend:load"
 VARIANT = Variant(name="toy-cpu", lock=None, device="cpu", priority=1, compute_types=("int8",))
 
@@ -41,9 +41,9 @@ async def running_runtime(
     patience: Patience | None = None,
     failures: list[WhisperdError] | None = None,
 ) -> AsyncIterator[LoadedRuntime]:
-    """A toy model that is loaded, and unloaded after the block.
+    """Load a toy model for the duration of the block.
 
-    Its failure is raised, or goes in a list if there is one.
+    If the runtime fails, its error is raised, or appended to `failures` if given.
     """
 
     async def run() -> None:
@@ -69,12 +69,12 @@ async def running_runtime(
 
 
 async def until(condition: Callable[[], object], timeout_s: float = LIMIT_S) -> None:
-    """Wait for something that another process does."""
+    """Wait until another process makes the condition true."""
     with anyio.fail_after(timeout_s):
         while not condition():
             await anyio.sleep(0.005)
 
 
 def descendants() -> list[psutil.Process]:
-    """Processes that this test has running."""
+    """Return the processes started by this test that are still running."""
     return psutil.Process().children(recursive=True)

@@ -1,4 +1,4 @@
-"""What a daemon has while it is at rest, and whether that grows from one time to the next."""
+"""Resource use of an idle daemon, and whether it grows from one measurement to the next."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from whisperd_testing import RunningDaemon, until
 __all__ = ["Signs", "certain_slope", "grown", "look", "slope"]
 
 CERTAINTY = 1.645
-"""Standard deviations by which a trend has to be certain: 95 %, of one side."""
+"""The required certainty of a trend in standard deviations: 95 %, one-sided."""
 KEPT_ROWS = {"work", "runtime_history", "watch_files", "watch_outputs", "watch_log", "former_outputs"}
-"""Tables of what is kept for days, or of what happened last."""
+"""Tables whose rows are kept for days, or record the latest events."""
 
 
 @dataclass(frozen=True)
 class Signs:
-    """What a daemon has while it is at rest."""
+    """The resource use of an idle daemon."""
 
     counts: Mapping[str, int]
-    """What is always the same: descriptors, threads, tasks, children, files, rows."""
+    """Counts that must stay equal: descriptors, threads, tasks, children, files, rows."""
     sizes: Mapping[str, float]
-    """What varies, and may not grow: bytes of memory and of the data base, blocks and objects of Python."""
+    """Sizes that vary but must not grow: bytes of memory and of the database, Python's blocks and objects."""
     objects: Mapping[str, int]
-    """All objects by their types. Some are made once, and some only now and then; none is lost each time."""
+    """All objects by type. Some are created once, some only now and then; none may leak each time."""
 
 
 def look(daemon: RunningDaemon, temporary: Path) -> Signs:
-    """Have a daemon give back what it can, and see what is left. `TIDY` and `TMPDIR` are set for it."""
+    """Make a daemon free what it can, and measure what is left. Its `TIDY` and `TMPDIR` must be set."""
     tidy = Path(daemon.env["TIDY"])
     tidy.unlink(missing_ok=True)
     daemon.signal(signal.SIGUSR2)
@@ -58,13 +58,13 @@ def look(daemon: RunningDaemon, temporary: Path) -> Signs:
         "memory": process.memory_full_info().uss,
         "blocks": inside["blocks"],
         "objects": sum(inside["objects"].values()),
-        "data base": database.stat().st_size,
+        "database": database.stat().st_size,
     }
     return Signs(counts, sizes, inside["objects"])
 
 
 def grown(before: Mapping[str, int], after: Mapping[str, int]) -> Mapping[str, tuple[int, int]]:
-    """Of what there is more: how many before and after."""
+    """Return the counts that have grown: before and after, by name."""
     return {
         name: (before.get(name, 0), count) for name, count in after.items() if count > before.get(name, 0)
     }
@@ -75,7 +75,7 @@ def _named(kind: str, counts: Mapping[str, int]) -> Mapping[str, int]:
 
 
 def _role(process: psutil.Process) -> str:
-    """The module that a child process runs."""
+    """Return the module that a child process runs."""
     try:
         return next((word for word in process.cmdline() if word.startswith("whisperd.")), "other")
     except psutil.Error:
@@ -83,7 +83,7 @@ def _role(process: psutil.Process) -> str:
 
 
 def _rows(database: Path) -> Mapping[str, int]:
-    """How many rows each table has, but for those in which something is kept for days."""
+    """Count the rows of each table, except those in `KEPT_ROWS`."""
     with closing(sqlite3.connect(database)) as connection:
         names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
         return {
@@ -94,24 +94,24 @@ def _rows(database: Path) -> Mapping[str, int]:
 
 
 def _files(folder: Path) -> set[str]:
-    """The files below a folder; all logs are one. What goes while we look is as good as gone."""
+    """Return the files below a folder, all logs as one. A file deleted during the scan does not count."""
     found = (Path(place, name) for place, _, names in os.walk(folder) for name in names)
     names = {str(path.relative_to(folder)) for path in found if path.is_file()}
     return {"daemon.log" if name.startswith("daemon.log") else name for name in names}
 
 
 def slope(values: Sequence[float]) -> float:
-    """How much a value grows from one to the next: the median slope of all pairs (Theil 1950; Sen 1968).
+    """Return the growth per value: the median slope of all pairs (Theil 1950; Sen 1968).
 
-    Up to 29 % of the values may be anything.
+    Up to 29 % of the values may be arbitrary outliers.
     """
     return median(_slopes(values)) if len(values) > 1 else 0.0
 
 
 def certain_slope(values: Sequence[float]) -> float:
-    """How much it grows at least, with a certainty of 95 %: the lower limit of the interval of Sen (1968).
+    """Return the least growth per value, with 95 % certainty: the lower limit of Sen's (1968) interval.
 
-    Too few values say nothing: minus infinity.
+    Minus infinity if there are too few values.
     """
     slopes, count = _slopes(values), len(values)
     deviation = math.sqrt(count * (count - 1) * (2 * count + 5) / 18)

@@ -1,8 +1,8 @@
-"""The reference for whisper.cpp: its own `whisper-cli`, compiled of the source that the lock names.
+"""The reference for whisper.cpp: its own `whisper-cli`, compiled from the source that the lock names.
 
-It is linked with the very libraries of a native bundle, so that the flags cannot differ, and kept in the
-cache of the tests. It hears each sound as one window, greedily, in the full context, without fallback and
-without times.
+It is linked with the very libraries of a native bundle, so that compiler flags cannot differ, and stored in
+the test cache. It transcribes each file as one window, greedily, in the full context, without fallback and
+without timestamps.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from whisperd.natives.lock import Source, parse_lock
 from whisperd.plugins import find_variant
 from whisperd_testing import CACHE
 
-__all__ = ["can_build", "heard_by", "plain_sounds", "run_cli", "whisper_cli"]
+__all__ = ["can_build", "plain_wavs", "run_cli", "transcribe_with_cli", "whisper_cli"]
 
 LOCKED_AS = "whispercpp-blas"
-"""A variant that is built of the source."""
+"""A variant that is built from source."""
 COMMON = ("common", "common-whisper", "common-ggml", "grammar-parser")
 OPTIONS = ("-l", "en", "-t", "1", "-bs", "1", "-bo", "1", "-nf", "-nt", "-sns", "-nfa", "-np")
 
 
 def can_build() -> bool:
-    """Whether this computer has what it is compiled with."""
+    """Whether this computer can compile it."""
     return sys.platform == "linux" and shutil.which("g++") is not None
 
 
 def whisper_cli(bundle: Path) -> Path:
-    """`whisper-cli`, linked with the libraries of a bundle; compiled if need be."""
+    """Return `whisper-cli`, linked with the libraries of a bundle and compiled if necessary."""
     source = _source()
     cli = CACHE / "whisper-cli" / source.version / bundle.parent.name / "whisper-cli"
     cli.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(cli.parent / "lock"):  # other workers of pytest need it as well
+    with FileLock(cli.parent / "lock"):  # other pytest workers need it as well
         if not cli.exists():
             with TemporaryDirectory(dir=cli.parent) as folder:
                 _compile(source, bundle, Path(folder)).replace(cli)
@@ -51,7 +51,7 @@ def whisper_cli(bundle: Path) -> Path:
 
 
 def run_cli(cli: Path, model: Path, files: Sequence[Path], *options: str) -> float:
-    """Run it on plain sounds; the processor time that it took, in seconds."""
+    """Run it on plain WAV files; return the CPU time that it took, in seconds."""
     before_s = _children_s()
     subprocess.run(
         [
@@ -69,14 +69,16 @@ def run_cli(cli: Path, model: Path, files: Sequence[Path], *options: str) -> flo
     return _children_s() - before_s
 
 
-def heard_by(cli: Path, model: Path, files: Sequence[Path], *options: str) -> tuple[list[str], float]:
-    """What it hears in each, and the processor time that it took, in seconds."""
+def transcribe_with_cli(
+    cli: Path, model: Path, files: Sequence[Path], *options: str
+) -> tuple[list[str], float]:
+    """Return its text for each file, and the CPU time that it took, in seconds."""
     seconds = run_cli(cli, model, files, "--output-txt", *options)
     return [file.with_name(f"{file.name}.txt").read_text("utf-8").strip() for file in files], seconds
 
 
-def plain_sounds(files: Sequence[Path], folder: Path, media: Path) -> list[Path]:
-    """Recordings as plain sound, decoded with the bundle `media`."""
+def plain_wavs(files: Sequence[Path], folder: Path, media: Path) -> list[Path]:
+    """Decode recordings to plain WAV files with the `media` bundle."""
     targets = [folder / f"{file.stem}.wav" for file in files]
     pairs = [[str(file), str(target)] for file, target in zip(files, targets, strict=True)]
     subprocess.run([sys.executable, "-P", "-c", DECODE, str(media), json.dumps(pairs)], check=True)
@@ -103,7 +105,7 @@ def _compile(source: Source, bundle: Path, folder: Path) -> Path:
     examples, cli = root / "examples", folder / "whisper-cli"
     subprocess.run(
         [
-            # What computes is in the libraries; to optimise the rest takes most of the time, for nothing.
+            # The libraries do all computing; optimising the rest would take most of the time for nothing.
             *("g++", "-O0", "-std=c++17", "-o", str(cli), '-DWHISPER_VERSION=""'),
             *("-I", str(root / "include"), "-I", str(root / "ggml" / "include"), "-I", str(examples)),
             str(examples / "cli" / "cli.cpp"),

@@ -1,4 +1,4 @@
-"""What whole-program tests share: a real daemon in a folder of its own, and inputs for it."""
+"""Helpers for whole-program tests: a real daemon in a private folder, and inputs for it."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ AUDIO = TESTS / "data" / "audio"
 KENNEDY = (
     "And so my fellow Americans ask not what your country can do for you ask what you can do for your country"
 )
-"""What is said in `jfk.flac`, without punctuation."""
+"""The words spoken in `jfk.flac`, without punctuation."""
 CACHE = Path(os.environ.get("WHISPERD_TEST_CACHE", TESTS.parent / ".cache" / "test"))
-"""Native bundles and models that tests download, kept between runs."""
+"""Native bundles and models that tests download, cached between runs."""
 LIMIT_S = 120.0
-"""What takes longer hangs: far more than the slowest machine needs for anything that a test waits for."""
+"""An operation that takes longer hangs: far more than the slowest machine needs for anything awaited here."""
 
 
 class RunningDaemon:
-    """A daemon in a folder of its own, as a user would have it."""
+    """A daemon with a private folder, run as a user would run it."""
 
     def __init__(
         self,
@@ -49,7 +49,7 @@ class RunningDaemon:
     ) -> None:
         self.folder = folder
         self._program = program
-        # A socket's path may not be long, and pytest's folders are.
+        # The path of a socket must be short, and pytest's folders are long.
         self._short = tempfile.TemporaryDirectory(prefix="whisperd-")
         self.socket = f"{self._short.name}/d.sock"
         self.config = folder / "config.toml"
@@ -64,7 +64,7 @@ class RunningDaemon:
             "WHISPERD_PRELOAD": "0",
             "WHISPERD_CALIBRATE": "0",
             "WHISPERD_ENVIRONMENT": "TOY_*, MEMORY_PRESSURE_WATCH",
-            "MEMORY_PRESSURE_WATCH": "/dev/null",  # memory may be short here; nothing is unloaded for it
+            "MEMORY_PRESSURE_WATCH": "/dev/null",  # memory may be short here; never unload a runtime for it
             **({"PYTHONPATH": str(TESTS / "backends")} if toy else {}),
             **(env or {}),
         }
@@ -88,15 +88,15 @@ class RunningDaemon:
         return self
 
     def settings(self, toml: str) -> None:
-        """Write its settings."""
+        """Write its settings file."""
         self.config.write_text(toml)
 
     def connect(self) -> Client:
-        """A client of it."""
+        """Return a connected client."""
         return connect(self.socket, start=False)
 
     def make_default(self, model: str | Path) -> None:
-        """Have the default runtime be of this model. That begins to load it."""
+        """Give the default runtime this model, which starts loading it."""
         with self.connect() as client:
             name = client.daemon.status()["default_runtime"]
             client.request("runtimes.edit", name=name, changes={"model": str(model)})
@@ -115,28 +115,28 @@ class RunningDaemon:
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """The daemon's process ID."""
         assert self.process is not None
         return self.process.pid
 
     def children(self) -> list[psutil.Process]:
-        """Its workers, decoders and downloads."""
+        """Return its workers, decoders and download processes."""
         return psutil.Process(self.pid).children(recursive=True)
 
     def workers(self) -> list[psutil.Process]:
-        """Its worker processes."""
+        """Return its worker processes."""
         return [child for child in self.children() if "whisperd.worker.main" in _command_line(child)]
 
     def decoders(self) -> list[psutil.Process]:
-        """Its decoder processes."""
+        """Return its decoder processes."""
         return [child for child in self.children() if "whisperd.audio.decoder" in _command_line(child)]
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal."""
+        """Send the daemon a signal."""
         os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """End it as a power cut does, as far as a process can tell; its children end by themselves."""
+        """Kill it, as close to a power cut as a process can get; its children must end on their own."""
         children = self.children()
         self.signal(signal.SIGKILL)
         self.wait()
@@ -144,22 +144,22 @@ class RunningDaemon:
         assert not alive, f"its children outlive it: {alive}"
 
     def until_saved(self) -> None:
-        """Wait until all that it has told of jobs is on the disk: it is told a moment before."""
+        """Wait until everything it has reported about jobs is on disk: events are sent a moment before."""
         with self.connect() as client:
-            client.jobs.clear(ids=[])  # none; who is answered knows that the journal is written
+            client.jobs.clear(ids=[])  # clears none; the reply guarantees that the journal is written
 
     def wait(self, timeout: float = LIMIT_S) -> int:
-        """Wait for its end; returns its exit status."""
+        """Wait until it exits; return its exit status."""
         assert self.process is not None
         return self.process.wait(timeout)
 
     def log(self) -> str:
-        """What it has logged."""
+        """Return its log so far."""
         path = self.folder / "state" / "daemon.log"
         return path.read_text() if path.exists() else ""
 
     def close(self) -> None:
-        """End it, and see that nothing of it is left."""
+        """Stop it and check that no process of it is left."""
         if self.process is not None and self.process.poll() is None:
             orphans = self.children()
             self.process.send_signal(signal.SIGTERM)
@@ -170,25 +170,25 @@ class RunningDaemon:
                 self.process.wait(LIMIT_S)
             _, alive = psutil.wait_procs(orphans, timeout=LIMIT_S)
             assert not alive, f"the daemon left processes behind: {alive}"
-        if Path(self.socket).exists():  # one that a client started
+        if Path(self.socket).exists():  # a daemon started by a client
             self.ctl("daemon", "stop")
         self._short.cleanup()
 
 
 def _without_downloads(err: str) -> str:
-    """The same without lines that tell of downloads: which test is the first to need something is chance."""
+    """Remove the lines that report downloads: which test first needs a file is a matter of chance."""
     return re.sub(r"(?m)^((Downloading|Building|Converting) .* \.\.\.|.* is downloaded)\n", "", err)
 
 
 def _command_line(process: psutil.Process) -> list[str]:
     try:
         return process.cmdline()
-    except psutil.Error:  # it has just ended
+    except psutil.Error:  # it has just exited
         return []
 
 
 class Finished:
-    """A command that has ended."""
+    """A command that has exited."""
 
     def __init__(self, status: int, out: str, err: str) -> None:
         self.status = status
@@ -197,7 +197,7 @@ class Finished:
 
     @property
     def json(self) -> Any:
-        """Its standard output, which has to be one JSON document."""
+        """Its standard output, parsed: it must be a single JSON document."""
         return json.loads(self.out)
 
     def __repr__(self) -> str:
@@ -206,7 +206,7 @@ class Finished:
 
 @contextmanager
 def unprivileged() -> Iterator[None]:
-    """Be somebody to whom things are forbidden, also where the tests run as root."""
+    """Run the block as a user subject to file permissions, even where the tests run as root."""
     is_root = os.name == "posix" and os.geteuid() == 0
     if is_root:
         os.seteuid(65534)
@@ -218,7 +218,7 @@ def unprivileged() -> Iterator[None]:
 
 
 def start_with_small_files(daemon: RunningDaemon) -> None:
-    """Start a daemon in which no file can grow beyond a megabyte: what a full disk is without a disk."""
+    """Start a daemon whose files cannot grow beyond 1 MiB: a full disk, simulated without a disk."""
     import resource
 
     limits = (2**20, 2**20)
@@ -232,47 +232,49 @@ def start_with_small_files(daemon: RunningDaemon) -> None:
 
 
 def start_without_privileges(daemon: RunningDaemon) -> None:
-    """Start a daemon to which file permissions apply: also root's, who is else asked for none."""
+    """Start a daemon subject to file permissions, even as root, which is otherwise exempt from them."""
     command = [sys.executable, "-P", "-m", "whisperd.cli.main", "daemon", "start"]
     if os.getuid() == 0:
         if shutil.which("setpriv") is None:
-            pytest.skip("root needs setpriv to have less than all privileges")
+            pytest.skip("root needs setpriv to drop privileges")
         command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
     subprocess.run(command, env=daemon.env, check=True, capture_output=True, timeout=LIMIT_S)
 
 
 def toy_model(folder: Path, **behaviour: Any) -> Path:
-    """A folder that looks like a model, for the toy backend; `behaviour` is explained there."""
+    """Make a folder that looks like a model, for the toy backend, whose docstring lists `behaviour`."""
     folder.mkdir(parents=True, exist_ok=True)
     files = dict.fromkeys(("model.bin", "tokenizer.json", "vocabulary.txt"), "{}")
     for name, content in {"config.json": json.dumps(behaviour), **files}.items():
         (folder / f"{name}.new").write_text(content)
-        (folder / f"{name}.new").replace(folder / name)  # whoever reads it has the one or the other
+        (folder / f"{name}.new").replace(folder / name)  # atomic: a reader sees the old or the new file
     return folder
 
 
 def batches(model: Path | str) -> list[dict[str, Any]]:
-    """The batches that the toy engine was given, in order."""
+    """Return the batches that the toy engine received, in order."""
     return _notes(Path(model) / "batches.jsonl")
 
 
 def computed_windows(model: Path | str) -> list[dict[str, Any]]:
-    """The windows that the toy engine began to compute, in order, where the model says `identify`."""
+    """Return the windows that the toy engine began to compute, in order; the model must set `identify`."""
     return _notes(Path(model) / "windows.jsonl")
 
 
 def loads(model: Path | str) -> list[dict[str, Any]]:
-    """Each time that the toy engine was loaded."""
+    """Return a record of each load of the toy engine."""
     return _notes(Path(model) / "loads.jsonl")
 
 
 def _notes(path: Path) -> list[dict[str, Any]]:
     text = path.read_text() if path.exists() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]  # else half
+    return [
+        json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")
+    ]  # not half
 
 
 def runtime_with(client: Client, model: str) -> dict[str, Any]:
-    """The one runtime of a model, as the daemon shows it."""
+    """Return a model's only runtime, as the daemon shows it."""
     (found,) = (one for one in client.request("runtimes.list") if one["model"] == model)
     return dict(found)
 
@@ -280,7 +282,7 @@ def runtime_with(client: Client, model: str) -> dict[str, Any]:
 def until(
     condition: Callable[[], object], what: str = "that", timeout_s: float = LIMIT_S, every_s: float = 0.005
 ) -> None:
-    """Wait for something that another process does, and look whether it has so often."""
+    """Poll every `every_s` seconds until another process makes the condition true."""
     deadline_s = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline_s, f"waited {timeout_s} s for {what}"
@@ -290,7 +292,7 @@ def until(
 def write_tone(
     path: Path, seconds: float, *, rate: int = 16_000, channels: int = 1, hz: float = 440.0
 ) -> Path:
-    """A WAV file with a tone, which a decoder takes and a voice detector does not (use `vad=False`)."""
+    """Write a WAV file with a tone, which decodes but contains no speech (so use `vad=False`)."""
     samples = (int(8000 * math.sin(2 * math.pi * hz * index / rate)) for index in range(int(seconds * rate)))
     data = b"".join(struct.pack("<h", sample) * channels for sample in samples)
     with wave.open(str(path), "wb") as file:
@@ -302,7 +304,7 @@ def write_tone(
 
 
 def run_python(code: str, *arguments: str, env: Mapping[str, str], paths: Sequence[str] = ()) -> str:
-    """Run a piece of code in a fresh interpreter; returns what it prints."""
+    """Run code in a fresh interpreter; return what it prints."""
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         env={**env, "PYTHONPATH": os.pathsep.join(paths)} if paths else dict(env),

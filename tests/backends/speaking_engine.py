@@ -1,7 +1,7 @@
-"""An engine whose bundle does the work: what its module `engine.core` says, it says of every window.
+"""An engine whose text for every window is determined by its bundle, in the module `engine.core`.
 
-`SAYS` there is `well` (what is really said in whisperd's own recordings), `nonsense`, or `abort`, which ends
-the process. `TOY_ENGINE=speaking_engine:load` puts it in the place of the toy engine.
+`SAYS` there is `well` (the true text of whisperd's own recordings), `nonsense`, or `abort`, which ends the
+process. `TOY_ENGINE=speaking_engine:load` uses it in place of the toy engine.
 """
 
 from __future__ import annotations

@@ -1,44 +1,45 @@
-"""A backend made for tests: no native library, no real model, and it does what its model says.
+"""A backend for tests, without a native library or a real model, that behaves as its model prescribes.
 
-It is found as any third party's backend is, through the entry point in the `.dist-info` beside it,
-once this folder is on `PYTHONPATH`. A toy model is a folder whose `config.json` says how the engine
-behaves; `whisperd_testing.py` in `tests/` makes such folders. What it may say:
+It is found like any third-party backend, through the entry point in the `.dist-info` next to it,
+once this folder is on `PYTHONPATH`. A toy model is a folder whose `config.json` prescribes the engine's
+behaviour; `whisperd_testing.py` in `tests/` makes such folders. Its keys:
 
     load_s, window_s     seconds that loading, and each window, take
-    load_s_between       [least, most]: loading takes a random time between
+    load_s_between       [least, most]: loading takes a random time between these
     load_error           loading fails with this message
-    load_fails           how probable it is that loading fails: 0 never, 1 always
-    seed                 what chance begins with; it goes on with each load
+    load_fails           the probability that loading fails: 0 never, 1 always
+    seed                 seeds the random numbers, together with the number of the load
     load_signal          loading ends the process with this signal
     load_library         loading opens this shared library
-    load_memory          loading asks for so many bytes, and uses them as long as it is loaded
-    load_words           loading writes this to standard error, and aborts
-    multilingual         false for a model of English alone
-    word_times           false for a model that does not tell when each word is said
+    load_memory          loading allocates and uses this many bytes until the engine is unloaded
+    load_words           loading writes this to standard error and aborts
+    multilingual         false for an English-only model
+    word_times           false for a model without word times
     error                every batch is refused with this message
     refuse_s             a batch with a window of this length is refused
-    exception            every batch fails with an exception that the engine did not mean
-    batch_memory         every batch asks for so many bytes, and uses them
+    exception            every batch fails with an unintended exception
+    batch_memory         every batch allocates and uses this many bytes
     poison_s, poison     a batch with a window of this length ends the process with this signal
-    stuck                every batch lasts for ever with the interpreter held: "loop" or "sleep"
-    stuck_s              only a batch with a window of this length does
-    chatter              it prints to standard output, from Python and from C
-    odd_answer           it answers "too_few" results, something that is "no_result", or "not_utf8"
-    segments, characters how many segments a window has, and how long the text of each is
-    says                 what each segment says
-    avg_logprob          how likely that is
-    identify             it notes of each window which it is: a checksum of its sound, and the prompt
-    cancels              it leaves out windows that nobody wants any more, also while it waits
+    stuck                every batch hangs for ever while holding the interpreter: "loop" or "sleep"
+    stuck_s              only a batch with a window of this length hangs
+    chatter              the engine prints to standard output, from Python and from C
+    odd_answer           the answer has "too_few" results, contains "no_result", or is "not_utf8"
+    segments, characters the number of segments in a window, and the length of each one's text
+    says                 the text of each segment
+    avg_logprob          the average log probability of each segment
+    identify             record for each window a checksum of its audio and the prompt
+    cancels              skip windows that are no longer wanted, also while waiting
 
-Files in the folder do the same while it runs: `hold` (batches wait until it is deleted), `crash`, and the
-folder `permits`: each batch takes a file out of it, or waits until there is one, or one called `all`.
-It writes down what it did: `loads.jsonl`, `batches.jsonl`, `windows.jsonl`, and `unwanted` once it was told
-that something is.
-A lock file that the environment variable
-`TOY_LOCK` names gives it a native bundle. `TOY_VARIANTS` names a JSON file with a list of other variants:
-`name`, `priority`, `device`, `lock` (a file), `cuda` (what it needs), `environment`, `build`. In a worker's
-environment, `TOY_LOAD_ERROR` is what loading fails with, `TOY_LOAD_SIGNAL` the signal that ends it, and
-`TOY_LIBRARIES` are shared libraries that it opens by these names.
+Files in the folder control the engine while it runs: `hold` (batches wait until it is deleted), `crash`, and
+the folder `permits`: each batch takes a file out of it, or waits until it has one, or a file named `all`.
+The engine records what it does in `loads.jsonl`, `batches.jsonl` and `windows.jsonl`, and creates `unwanted`
+once it has been notified that a window is.
+
+The environment variable `TOY_LOCK` names a lock file that gives the backend a native bundle. `TOY_VARIANTS`
+names a JSON file with a list of other variants: `name`, `priority`, `device`, `lock` (a file), `cuda` (the
+version needed), `environment`, `build`. In a worker's environment, `TOY_LOAD_ERROR` is the message that
+loading fails with, `TOY_LOAD_SIGNAL` the signal that ends it, and `TOY_LIBRARIES` are the names of shared
+libraries that loading opens.
 """
 
 from __future__ import annotations
@@ -84,12 +85,12 @@ def whisperd_backend() -> Backend:
         name="toy",
         engine=os.environ.get("TOY_ENGINE", "toy_backend:load"),
         need_bytes=lambda parameters, *_, **__: int(2 * parameters),  # as large as its files
-        variants=made_up_variants() or (only,),
+        variants=variants_of_the_test() or (only,),
     )
 
 
-def made_up_variants() -> tuple[Variant, ...]:
-    """Those that a test wants."""
+def variants_of_the_test() -> tuple[Variant, ...]:
+    """Return the variants listed in `TOY_VARIANTS`."""
     file = os.environ.get("TOY_VARIANTS")
     return tuple(
         Variant(
@@ -131,7 +132,7 @@ def load(params: LoadParams) -> ToyEngine:
 
 
 def obey_environment() -> None:
-    """Do what the variant of this worker is to do."""
+    """Do what the environment of this worker's variant prescribes."""
     for library in os.environ.get("TOY_LIBRARIES", "").split():
         ctypes.CDLL(library)
     if "TOY_LOAD_SIGNAL" in os.environ:
@@ -141,7 +142,7 @@ def obey_environment() -> None:
 
 
 def leave_to_chance(folder: Path, behaviour: dict) -> None:
-    """Take a random time, and fail at times: otherwise with each load, and the same for one seed."""
+    """Sleep for a random time and fail at random: differently at each load, reproducibly for a seed."""
     load = (folder / "loads.jsonl").read_text().count("\n")
     chance = random.Random(f"{behaviour.get('seed')} {load}")
     time.sleep(chance.uniform(*behaviour.get("load_s_between", (0, 0))))
@@ -150,13 +151,13 @@ def leave_to_chance(folder: Path, behaviour: dict) -> None:
 
 
 def note(file: Path, **what: object) -> None:
-    """Add a line to a record that a test can read."""
+    """Append a line to a record that a test can read."""
     with file.open("a") as lines:
         lines.write(json.dumps(what) + "\n")
 
 
 def chatter() -> None:
-    """Print as libraries do that think the terminal is theirs."""
+    """Print as libraries do that assume the terminal is theirs."""
     print("hello from Python", flush=True)
     os.write(1, b"hello from a descriptor\n" * 100)
     if os.name == "posix":
@@ -166,13 +167,13 @@ def chatter() -> None:
 
 
 def die(name: str) -> None:
-    """End this process by a signal, as a fault in native code does: nothing is done after it."""
+    """End this process with a signal, as a fault in native code does: no code runs after it."""
     os.kill(os.getpid(), signal.Signals[name])
     time.sleep(60)
 
 
 def use_memory(size_bytes: int) -> mmap.mmap | None:
-    """Have so much memory in use, as a large model has: every page is written to."""
+    """Allocate this much memory and write to every page, as a large model does."""
     memory = mmap.mmap(-1, size_bytes) if size_bytes else None
     for offset in range(0, size_bytes, mmap.PAGESIZE):
         memory[offset] = 1
@@ -180,7 +181,7 @@ def use_memory(size_bytes: int) -> mmap.mmap | None:
 
 
 def hang(how: str | None) -> None:
-    """Hold the interpreter for ever."""
+    """Hang for ever while holding the interpreter."""
     if how == "loop":
         deque(itertools.repeat(None), maxlen=0)
     if how == "sleep":
@@ -188,7 +189,7 @@ def hang(how: str | None) -> None:
 
 
 def with_words(segment: EngineSegment) -> EngineSegment:
-    """The same with its words, all of the same length."""
+    """Return the segment with its words, all of the same length."""
     words = segment.text.split()
     each_s = (segment.end - segment.start) / max(1, len(words))
     timed = tuple(
@@ -204,7 +205,7 @@ def with_words(segment: EngineSegment) -> EngineSegment:
 
 
 class ToyEngine:
-    """Says how long each window is. What goes wrong, and when, is up to `config.json`."""
+    """Transcribes each window as its length. `config.json` determines what goes wrong, and when."""
 
     def __init__(self, folder: Path, behaviour: dict, memory: mmap.mmap | None = None) -> None:
         self._folder = folder
@@ -230,7 +231,7 @@ class ToyEngine:
         if self._behaviour.get("identify"):
             for window in windows:
                 note(self._folder / "windows.jsonl", sound=zlib.crc32(window.pcm), prompt=options.prompt)
-        while (self._folder / "hold").exists():  # a test lets go by deleting it
+        while (self._folder / "hold").exists():  # until the test deletes it
             wanted = [is_wanted(window) for window in windows]
             if not all(wanted):
                 (self._folder / "unwanted").touch()
@@ -253,7 +254,7 @@ class ToyEngine:
     def _wait_for_permit(self) -> None:
         permits = self._folder / "permits"
         while permits.exists() and not (permits / "all").exists():
-            for permit in permits.glob("[0-9]*"):  # not `all`, which may have come meanwhile
+            for permit in permits.glob("[0-9]*"):  # not `all`, which may have been created meanwhile
                 with suppress(FileNotFoundError):  # another replica was faster
                     permit.unlink()
                     return
@@ -277,8 +278,8 @@ class ToyEngine:
         self._crash_as_told()
 
     def _crash_as_told(self) -> None:
-        marker = self._folder / "crash"  # holds the name of a signal, or "once" and that
-        with suppress(FileNotFoundError):  # another replica may take it away
+        marker = self._folder / "crash"  # contains the name of a signal, optionally after "once"
+        with suppress(FileNotFoundError):  # another replica may delete it
             *once, name = marker.read_text().split() or [""]
             if once:
                 marker.unlink()

@@ -44,7 +44,7 @@ CHILDREN = ("whisperd.worker.main", "whisperd.audio.decoder", "whisperd.folder_c
 """What there is one of at rest."""
 CLIENTS = 4
 """So many chores are done at the same time."""
-MOST_GROWTH = {"memory": 64 * 2**10, "blocks": 40.0, "objects": 20.0, "data base": 8 * 2**10}
+MOST_GROWTH = {"memory": 64 * 2**10, "blocks": 40.0, "objects": 20.0, "database": 8 * 2**10}
 """By size: what a cycle may add in the long run."""
 MOST_VALUES = 100
 """Cycles of which sizes are compared: all pairs of them, each time. Of more, every second, third, …"""

@@ -88,12 +88,12 @@ class House:
             case "loading":
                 self.runtimes.may_load = event
             case "decoding":
-                self.decoders.may_go_on = event
+                self.decoders.may_continue = event
             case "computing":
                 self.runtime.may_compute = event
 
     def unblock(self) -> None:
-        for event in (self.runtimes.may_load, self.decoders.may_go_on, self.runtime.may_compute):
+        for event in (self.runtimes.may_load, self.decoders.may_continue, self.runtime.may_compute):
             event.set()
 
 
@@ -141,7 +141,7 @@ async def test_the_life_of_a_job() -> None:
 async def test_the_first_text_arrives_before_the_rest_is_decoded() -> None:
     async with open_house() as house:
         house.decoders.lengths = [10.0] * 1000  # three hours
-        house.decoders.pause_before, house.decoders.may_go_on = 1, anyio.Event()
+        house.decoders.pause_before, house.decoders.may_continue = 1, anyio.Event()
         job = house.submit(language="de")
         await anyio.wait_all_tasks_blocked()
         assert house.told(job) == [
@@ -151,7 +151,7 @@ async def test_the_first_text_arrives_before_the_rest_is_decoded() -> None:
             "transcription.progress",
         ]
         assert job.progress is not None and 0 < job.progress < 1
-        house.decoders.may_go_on.set()
+        house.decoders.may_continue.set()
         assert await house.end(job) == "completed"
 
 

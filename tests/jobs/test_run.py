@@ -346,7 +346,7 @@ async def test_crashes_and_errors_of_a_file_are_not_retried(error: WhisperdError
 async def test_a_file_that_changed_before_a_decoder_was_replaced_is_an_error() -> None:
     stage = Stage(FakeDecoders([5.0, 6.0, 7.0]))
     stage.decoders.deaths[2] = [killed()]
-    stage.decoders.when_asked_again = [5.0, 6.5, 7.0]
+    stage.decoders.lengths_of_later_decodes = [5.0, 6.5, 7.0]
     with pytest.raises(WhisperdError) as caught:
         await stage.run()
     assert caught.value.code == "decoder.crashed"
@@ -354,7 +354,7 @@ async def test_a_file_that_changed_before_a_decoder_was_replaced_is_an_error() -
 
 async def test_an_engine_error_ends_the_run_while_the_decoder_continues() -> None:
     stage = Stage(FakeDecoders([5.0]))
-    stage.decoders.may_go_on = anyio.Event()
+    stage.decoders.may_continue = anyio.Event()
     stage.runtime.errors[5.0] = an_error("engine.problem")
     assert (await failing(stage)).code == "engine.problem"
 
@@ -404,13 +404,13 @@ async def test_a_file_is_checked_for_changes_as_soon_as_it_is_decoded(
     stage = Stage(FakeDecoders([5.0, 6.0]))
     monkeypatch.setattr(stage.keeper, "check_unchanged", look)
     stage.runtime.may_compute = anyio.Event()
-    stage.decoders.may_go_on = anyio.Event()
+    stage.decoders.may_continue = anyio.Event()
     with anyio.fail_after(LIMIT_S):
         async with open_task_group() as tasks:
             tasks.start_soon(stage.run)
             await anyio.wait_all_tasks_blocked()
             assert stage.decoders.taken == 2 and not seen
-            stage.decoders.may_go_on.set()
+            stage.decoders.may_continue.set()
             await anyio.wait_all_tasks_blocked()
             assert seen == [stage.job]
             stage.runtime.may_compute.set()

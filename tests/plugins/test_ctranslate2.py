@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import anyio
 import pytest
 
-from spoken import likeness, recordings, with_a_name_spelled, with_what_is_not_english, words
+from spoken import likeness, recordings, with_a_name_spelled, with_non_english_requests, words
 from whisperd.client import Client
 from whisperd.rpc.errors import WhisperdError
 from whisperd.worker.process import Worker, open_worker
@@ -353,7 +353,7 @@ def test_a_prompt_may_say_how_a_name_is_spelled(client: Client, options: Any) ->
     assert "Dashwoode" in spelled.text
 
 
-@with_what_is_not_english
+@with_non_english_requests
 def test_an_english_model_says_what_it_cannot_do(client: Client, options: Any, code: str) -> None:
     with pytest.raises(WhisperdError) as raised:
         client.transcribe(AUDIO / "jfk.flac", model="tiny.en", **options)

@@ -12,7 +12,7 @@ from typing import Any
 import anyio
 import pytest
 
-from spoken import likeness, recordings, with_a_name_spelled, with_what_is_not_english, words
+from spoken import likeness, recordings, with_a_name_spelled, with_non_english_requests, words
 from whisperd.client import Client
 from whisperd.rpc.errors import WhisperdError
 from whisperd.worker.process import open_worker
@@ -244,7 +244,7 @@ def test_a_window_that_nobody_wants_ends_in_its_midst_and_the_next_is_as_ever(
     assert json.loads(told) == [[1, True, True], *([asked, True, True] for asked in (3, 4, 7))]
 
 
-@with_what_is_not_english
+@with_non_english_requests
 def test_an_english_model_says_what_it_cannot_do(client: Client, options: Any, code: str) -> None:
     with pytest.raises(WhisperdError) as raised:
         client.transcribe(AUDIO / "jfk.flac", runtime="tiny.en-int8", **options)

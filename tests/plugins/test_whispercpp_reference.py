@@ -9,7 +9,7 @@ import anyio
 import pytest
 
 from spoken import recordings
-from whisper_cli import can_build, heard_by, plain_sounds, whisper_cli
+from whisper_cli import can_build, plain_wavs, transcribe_with_cli, whisper_cli
 from whisperd.client import Client
 from whisperd.worker.process import open_worker
 from whisperd.worker.protocol import BatchParams, DecodeOptions, EngineWindow, LoadParams
@@ -39,7 +39,7 @@ def sounds(client: Client, tmp_path_factory: pytest.TempPathFactory) -> list[Pat
     """Every English recording, plain."""
     client.natives.install("media")
     files = [AUDIO / one["file"] for one in recordings().values() if one["language"] == "en"]
-    return plain_sounds(files, tmp_path_factory.mktemp("sounds"), Path(client.natives.path("media")["path"]))
+    return plain_wavs(files, tmp_path_factory.mktemp("sounds"), Path(client.natives.path("media")["path"]))
 
 
 @pytest.mark.parametrize("compute_type", ["float16", "int8"])
@@ -52,7 +52,7 @@ def test_the_text_is_that_of_whisper_cli(
     client.runtimes.prepare(name)
     bundle = Path(client.natives.path(client.runtimes.show(name)["variant"])["path"])
     file = converted(Path(client.models.path(model)["path"]), compute_type)
-    expected, _ = heard_by(whisper_cli(bundle), file, sounds)
+    expected, _ = transcribe_with_cli(whisper_cli(bundle), file, sounds)
     assert all(expected) and len(expected) == len(sounds) >= 6
     assert anyio.run(heard_by_us, bundle, file, compute_type, sounds) == expected
 
