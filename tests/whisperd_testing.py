@@ -268,9 +268,8 @@ def loads(model: Path | str) -> list[dict[str, Any]]:
 
 def _notes(path: Path) -> list[dict[str, Any]]:
     text = path.read_text() if path.exists() else ""
-    return [
-        json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")
-    ]  # not half
+    # The last line may still be incomplete.
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
 def runtime_with(client: Client, model: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A daemon on a computer whose memory, power and clocks a test decides: files in the folder `$CONDITIONS`."""
+"""A daemon whose memory pressure, battery and clocks a test sets by files in the folder `$CONDITIONS`."""
 
 from __future__ import annotations
 

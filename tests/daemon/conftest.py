@@ -1,4 +1,4 @@
-"""What the tests of the daemon share."""
+"""Fixtures for the tests of the daemon."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from whisperd_testing import RunningDaemon
 
-if sys.platform == "win32":  # the others speak to Unix sockets, or are about modes and signals
+if sys.platform == "win32":  # the others need Unix sockets, file modes or signals
     collect_ignore_glob = ["test_[!hw]*.py", "test_hostile*.py"]
 
 MakeDaemon = Callable[..., RunningDaemon]
@@ -18,7 +18,7 @@ MakeDaemon = Callable[..., RunningDaemon]
 
 @pytest.fixture
 def limited(make_daemon: MakeDaemon) -> MakeDaemon:
-    """Starts a daemon with these limits in its settings file."""
+    """Return a function that starts a daemon with these limits in its settings file."""
 
     def start(**limits: float) -> RunningDaemon:
         daemon = make_daemon()
@@ -30,13 +30,13 @@ def limited(make_daemon: MakeDaemon) -> MakeDaemon:
 
 @pytest.fixture
 def endless(toy: Callable[..., str]) -> str:
-    """A model that is never loaded: a job on it stays queued for as long as a test likes."""
+    """A model that never finishes loading: a job on it stays queued for the whole test."""
     return toy("endless", load_s=600)
 
 
 @pytest.fixture
 def some_file(tmp_path: Path) -> str:
-    """A file that a job may be asked for; it is no recording."""
+    """A file that can be submitted as a job, but is not a recording."""
     path = tmp_path / "speech.wav"
     path.write_bytes(b"not audio")
     return str(path)

@@ -1,4 +1,4 @@
-"""A client that may send anything, and need not read."""
+"""A client that can send any bytes and need not read the replies."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ QUIET_S = 0.5
 
 
 class RawClient:
-    """A connection to a daemon, byte for byte. Use it as a context manager."""
+    """A byte-level connection to a daemon. Use it as a context manager."""
 
     def __init__(self, daemon: RunningDaemon) -> None:
         self.socket = socket.socket(socket.AF_UNIX)
@@ -33,12 +33,12 @@ class RawClient:
         self.socket.close()
 
     def send(self, *messages: Any) -> None:
-        """Send messages, packed, or bytes as they are."""
+        """Send messages, packed; send bytes unchanged."""
         packed = (each if isinstance(each, bytes) else msgpack.packb(each) for each in messages)
         self.socket.sendall(b"".join(packed))
 
     def receive(self) -> Any:
-        """The next message. Raises `EOFError` when the daemon has closed the connection."""
+        """Return the next message. Raises `EOFError` when the daemon has closed the connection."""
         while True:
             for message in self._unpacker:
                 return message
@@ -51,13 +51,13 @@ class RawClient:
             self._unpacker.feed(data)
 
     def request(self, method: str, params: dict[str, Any] | None = None) -> Any:
-        """Ask, and wait for the answer; what comes in between is dropped. Raises `WhisperdError`."""
+        """Send a request and return its answer; drop messages in between. Raises `WhisperdError`."""
         self._next_id += 1
         self.send([0, self._next_id, method, [] if params is None else [params]])
         return self.answer(self._next_id)
 
     def answer(self, message_id: int) -> Any:
-        """The answer to a request; what comes before it is dropped. Raises `WhisperdError`."""
+        """Return the answer to a request; drop the messages before it. Raises `WhisperdError`."""
         while True:
             match self.receive():
                 case [1, answered, None, result] if answered == message_id:
@@ -66,7 +66,7 @@ class RawClient:
                     raise WhisperdError.from_wire(error)
 
     def error(self) -> str:
-        """Why the daemon closes this connection: the code; what comes before it is dropped."""
+        """Return the error code with which the daemon closes this connection; drop the messages before it."""
         while True:
             match self.receive():
                 case [2, "error", [error]]:
@@ -79,7 +79,7 @@ class RawClient:
         raise AssertionError("the connection is still open")
 
     def is_closed(self) -> bool:
-        """Whether the daemon closes it, whatever comes before that."""
+        """Read until the daemon closes the connection, whatever it sends before."""
         try:
             while True:
                 self.receive()
@@ -87,9 +87,9 @@ class RawClient:
             return True
 
     def send_until_refused(self, data: bytes, least_bytes: int, most_bytes: int = 2**23) -> int:
-        """Send the same again and again until nothing is taken for a while; returns how many bytes were.
+        """Send the same data repeatedly until the daemon accepts nothing for a while; return the bytes sent.
 
-        Before `least_bytes`, a daemon that takes nothing for a while is only slow.
+        Before `least_bytes`, a daemon that accepts nothing for a while is merely slow.
         """
         sent_bytes = 0
         try:
@@ -97,13 +97,13 @@ class RawClient:
                 if sent_bytes >= least_bytes:
                     self.socket.settimeout(QUIET_S)
                 sent_bytes += self.socket.send(data)
-            raise AssertionError(f"the daemon takes more than {most_bytes} bytes")
-        except (TimeoutError, BrokenPipeError, ConnectionResetError):  # the last two: it hangs up
+            raise AssertionError(f"the daemon accepted more than {most_bytes} bytes")
+        except (TimeoutError, BrokenPipeError, ConnectionResetError):  # the last two: disconnected
             return sent_bytes
         finally:
             self.socket.settimeout(LIMIT_S)
 
 
 def memory_bytes(daemon: RunningDaemon) -> int:
-    """What the daemon itself holds in memory."""
+    """Return the resident memory of the daemon process itself."""
     return int(psutil.Process(daemon.pid).memory_info().rss)

@@ -1,4 +1,4 @@
-"""Several clients at the same moment, on the same thing: each is told what is true, and it is done once."""
+"""Concurrent requests on the same object: each client gets a correct answer, and the action happens once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture(scope="module")
 def busy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
-    """A daemon whose default runtime is loading for as long as the tests take: its jobs wait."""
+    """A daemon whose default runtime keeps loading throughout the tests, so that its jobs wait."""
     folder = tmp_path_factory.mktemp("daemon")
     daemon = RunningDaemon(folder).start()
     daemon.make_default(toy_model(folder / "toy", load_s=1000))
@@ -42,7 +42,7 @@ def tone(tmp_path: Path) -> Path:
 
 
 async def codes_of(*requests: Awaitable[Any]) -> list[str]:
-    """Ask all of it at once; the code of each answer, in order, "" where there was no error."""
+    """Send all requests concurrently; return the error code of each, in order, or "" for success."""
     codes = [""] * len(requests)
 
     async def ask(place: int, request: Awaitable[Any]) -> None:
@@ -58,7 +58,7 @@ async def codes_of(*requests: Awaitable[Any]) -> list[str]:
 
 
 def with_client(daemon: RunningDaemon, act: Callable[[AsyncClient], Awaitable[None]]) -> None:
-    """Do something as a client of a daemon, which is to make no mistake meanwhile."""
+    """Act as a client of a daemon, and check that the daemon logs no traceback meanwhile."""
 
     async def run() -> None:
         async with aconnect(daemon.socket, start=False) as client:
@@ -74,7 +74,7 @@ async def cancelled_job(client: AsyncClient, tone: Path) -> str:
     return job
 
 
-def test_a_job_is_tried_again_once(busy: RunningDaemon, tone: Path) -> None:
+def test_concurrent_retries_retry_a_job_once(busy: RunningDaemon, tone: Path) -> None:
     async def act(client: AsyncClient) -> None:
         for _ in range(3):
             job = await cancelled_job(client, tone)
@@ -85,7 +85,7 @@ def test_a_job_is_tried_again_once(busy: RunningDaemon, tone: Path) -> None:
     with_client(busy, act)
 
 
-def test_an_upload_is_taken_by_one_job(busy: RunningDaemon, tone: Path) -> None:
+def test_an_upload_is_used_by_only_one_job(busy: RunningDaemon, tone: Path) -> None:
 
     async def act(client: AsyncClient) -> None:
         upload = (await client.request("uploads.create"))["id"]
@@ -97,7 +97,7 @@ def test_an_upload_is_taken_by_one_job(busy: RunningDaemon, tone: Path) -> None:
     with_client(busy, act)
 
 
-def test_a_job_that_is_forgotten_is_not_tried_again(busy: RunningDaemon, tone: Path) -> None:
+def test_a_cleared_job_is_not_retried(busy: RunningDaemon, tone: Path) -> None:
     async def act(client: AsyncClient) -> None:
         for _ in range(10):
             job = await cancelled_job(client, tone)
@@ -113,7 +113,7 @@ def test_a_job_that_is_forgotten_is_not_tried_again(busy: RunningDaemon, tone: P
     with_client(busy, act)
 
 
-def test_a_watch_that_is_removed_leaves_no_job(busy: RunningDaemon, tmp_path: Path) -> None:
+def test_removing_a_watch_leaves_no_jobs(busy: RunningDaemon, tmp_path: Path) -> None:
     folder = tmp_path / "watched"
     folder.mkdir()
     for number in range(12):
@@ -138,7 +138,7 @@ async def until_queued(client: AsyncClient, *, some: bool) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_long_text_is_laid_out_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_long_text_is_formatted_off_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     def verbose(_: Transcript) -> dict[str, Any]:
         return {"in_loop": threading.current_thread() is threading.main_thread()}
 
@@ -154,7 +154,7 @@ async def test_a_long_text_is_laid_out_beside_the_event_loop(monkeypatch: pytest
 
 
 @pytest.mark.anyio
-async def test_who_goes_while_texts_are_erased_leaves_nothing_of_them() -> None:
+async def test_disconnecting_during_a_purge_does_not_interrupt_it() -> None:
     erasing, done = anyio.Event(), []
 
     async def purge(*_: object, **__: object) -> int:

@@ -1,4 +1,4 @@
-"""What the daemon does when memory is short, on battery, and after the computer has slept."""
+"""How the daemon reacts to memory pressure, battery power, and suspension of the computer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUIET = "some avg10=0.00 avg60=0.00 avg300=0.00 total=1\nfull avg10=0.00 avg60=0
 
 
 class Computer:
-    """What the daemon sees of its computer."""
+    """The state of the computer, as the daemon sees it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -59,7 +59,7 @@ def status(daemon: RunningDaemon, model: str) -> str:
         return str(runtime_with(client, model)["status"])
 
 
-def test_short_memory_unloads_what_is_idle_and_no_more(
+def test_memory_pressure_unloads_only_idle_runtimes(
     daemon: RunningDaemon, computer: Computer, toy: Callable[..., str], held: Path, tmp_path: Path
 ) -> None:
     default, idle = toy("default"), toy("idle")
@@ -76,24 +76,24 @@ def test_short_memory_unloads_what_is_idle_and_no_more(
         until(lambda: client.jobs.show(job)["status"] == "running", "the job")
 
         computer.pressure(SHORT)
-        until(lambda: status(daemon, idle) == "unloaded", "the idle one to go")
+        until(lambda: status(daemon, idle) == "unloaded", "the idle runtime to be unloaded")
         assert (status(daemon, default), status(daemon, str(held))) == ("loaded", "loaded")
 
         computer.pressure(SEVERE)
-        until(lambda: status(daemon, default) == "unloaded", "the default to go")
-        assert status(daemon, str(held)) == "loaded"  # somebody uses it
+        until(lambda: status(daemon, default) == "unloaded", "the default to be unloaded")
+        assert status(daemon, str(held)) == "loaded"  # in use
 
         computer.pressure(QUIET)
         (held / "hold").unlink()
         assert client.jobs.wait(job)["text"]
-    done = daemon.ctl("transcribe", "--no-vad", tone)  # and the default comes back when it is needed
+    done = daemon.ctl("transcribe", "--no-vad", tone)  # the default is loaded again on demand
     assert (done.status, done.err) == (0, "")
     metrics = daemon.ctl("daemon", "metrics").out
     assert "whisperd_memory_relief_total 2\n" in metrics
     assert "memory is short: unloading idle" in daemon.log()
 
 
-def test_short_memory_may_be_nobodys_business(
+def test_a_setting_disables_unloading_under_memory_pressure(
     daemon: RunningDaemon, computer: Computer, toy: Callable[..., str]
 ) -> None:
     daemon.settings("[runtime]\nunload_when_memory_is_short = false\n")
@@ -103,8 +103,8 @@ def test_short_memory_may_be_nobodys_business(
         client.runtimes.create("idle", model)
         client.runtimes.load("idle")
         computer.pressure(SEVERE)
-        computer.slept(100.0)  # what is seen afterwards
-        until(lambda: "was suspended" in daemon.log(), "another look")
+        computer.slept(100.0)  # noticed after the pressure
+        until(lambda: "was suspended" in daemon.log(), "another check")
         assert status(daemon, model) == "loaded"
 
 
@@ -129,7 +129,7 @@ def test_bulk_work_waits_for_mains_power(
         assert client.jobs.wait(bulk)["text"]
 
 
-def test_a_bulk_job_that_runs_pauses_and_goes_on(
+def test_a_running_bulk_job_pauses_and_resumes(
     daemon: RunningDaemon, computer: Computer, held: Path, ten_minutes: Path
 ) -> None:
     with daemon.connect() as client:
@@ -138,14 +138,14 @@ def test_a_bulk_job_that_runs_pauses_and_goes_on(
         computer.battery(on=True)
         until(lambda: client.daemon.status()["bulk_held"], "the battery")
         (held / "hold").unlink()
-        # What is being computed is finished; then nothing of it is, while others go on.
+        # The current batch finishes; then the bulk job pauses, while other jobs continue.
         assert client.jobs.wait(submit(client, str(ten_minutes), str(held), "normal"))["text"]
         assert client.jobs.show(bulk)["status"] == "running"
         computer.battery(on=False)
         assert client.jobs.wait(bulk)["text"]
 
 
-def test_bulk_work_on_battery_if_told_so(
+def test_a_setting_allows_bulk_work_on_battery(
     daemon: RunningDaemon, computer: Computer, toy: Callable[..., str], tmp_path: Path
 ) -> None:
     computer.battery(on=True)
@@ -159,7 +159,7 @@ def test_bulk_work_on_battery_if_told_so(
         assert (answer["on_battery"], answer["bulk_held"]) == (True, False)
 
 
-def test_sleep_is_noticed_and_work_goes_on(
+def test_suspension_is_noticed_and_work_continues(
     daemon: RunningDaemon, computer: Computer, held: Path, tmp_path: Path
 ) -> None:
     with daemon.connect() as client:
@@ -172,6 +172,6 @@ def test_sleep_is_noticed_and_work_goes_on(
     until(lambda: "whisperd_suspended_seconds_total 28800\n" in daemon.ctl("daemon", "metrics").out)
 
 
-def test_a_computer_without_a_battery_is_looked_at_seldom() -> None:
+def test_a_computer_without_a_battery_is_checked_rarely() -> None:
     assert check_interval_s(True, 5.0) == check_interval_s(False, 5.0) == 5.0
     assert check_interval_s(None, 5.0) == 30.0

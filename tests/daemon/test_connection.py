@@ -1,4 +1,4 @@
-"""One connection by itself, with handlers made for the test."""
+"""A single connection in isolation, with handlers made for the test."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Handler = Callable[[], Awaitable[Any]]
 
 
 class Client:
-    """The other end."""
+    """The other end of the connection."""
 
     def __init__(self, stream: UNIXSocketStream) -> None:
         self.stream = stream
@@ -72,7 +72,7 @@ async def at_once() -> str:
     return "done"
 
 
-async def test_answers_come_as_they_are_ready() -> None:
+async def test_answers_are_sent_as_they_become_ready() -> None:
     gate = anyio.Event()
 
     async def later() -> str:
@@ -87,8 +87,8 @@ async def test_answers_come_as_they_are_ready() -> None:
         assert await client.receive() == [1, 1, None, "later"]
 
 
-async def test_requests_that_are_large_and_slow_do_not_add_up() -> None:
-    """No more is taken from a client while as much as one message may hold is being worked on."""
+async def test_large_slow_requests_do_not_accumulate() -> None:
+    """Nothing more is read from a client while requests as large as one whole message are in progress."""
     request = msgpack.packb([0, 1, "never", [b"x" * 1_000_000]])
     taken = 0
     enough = anyio.Event()
@@ -104,12 +104,12 @@ async def test_requests_that_are_large_and_slow_do_not_add_up() -> None:
     async with served(never=never) as (_, client), anyio.create_task_group() as tasks:
         tasks.start_soon(flood, client)
         await enough.wait()
-        await anyio.sleep(0.5)  # in which more would be taken
+        await anyio.sleep(0.5)  # enough time to read more
         assert taken <= 6
         tasks.cancel_scope.cancel()
 
 
-async def test_a_mistake_of_ours_is_an_error_of_that_request(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_bug_fails_only_its_request(caplog: pytest.LogCaptureFixture) -> None:
     async def mistaken() -> None:
         raise ZeroDivisionError
 
@@ -127,7 +127,7 @@ async def test_a_mistake_of_ours_is_an_error_of_that_request(caplog: pytest.LogC
     assert "ZeroDivisionError" in caplog.text
 
 
-async def test_the_last_words_of_a_daemon_that_ends() -> None:
+async def test_pending_requests_are_refused_when_the_daemon_stops() -> None:
     async with served(never=never) as (connection, client):
         await client.ask(1, "never")
         await client.ask(2, "never")
@@ -140,7 +140,7 @@ async def test_the_last_words_of_a_daemon_that_ends() -> None:
             await client.stream.receive()
 
 
-async def test_what_is_nearly_ready_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_answer_that_is_nearly_ready_is_still_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("whisperd.daemon.connection.LAST_WORDS_S", 60)
 
     async def soon() -> str:
@@ -154,7 +154,7 @@ async def test_what_is_nearly_ready_is_waited_for(monkeypatch: pytest.MonkeyPatc
         assert await client.receive() == [1, 1, None, "just in time"]
 
 
-async def test_a_client_that_goes_gets_no_last_words() -> None:
+async def test_a_disconnecting_client_gets_no_final_answers() -> None:
     cancelled = anyio.Event()
 
     async def noticed() -> None:
@@ -173,8 +173,8 @@ async def test_a_client_that_goes_gets_no_last_words() -> None:
             await client.stream.receive()
 
 
-async def test_jobs_are_not_kept_alive_by_the_client_that_asked_for_them() -> None:
-    """An editor stays connected for days and asks for thousands."""
+async def test_a_connection_does_not_keep_its_jobs_alive() -> None:
+    """An editor stays connected for days and submits thousands of jobs."""
 
     class Job:
         pass

@@ -1,4 +1,4 @@
-"""`whisperctl daemon …`, as a person uses it."""
+"""`whisperctl daemon …`, as a user runs it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def unstarted(make_daemon: MakeDaemon) -> RunningDaemon:
 
 
 def started(daemon: RunningDaemon) -> int:
-    """Have a client start it; returns its process id."""
+    """Have a client start the daemon; return its process ID."""
     done = daemon.ctl("daemon", "start", "--json")
     assert done.status == 0, done
     return int(done.json["pid"])
@@ -45,7 +45,7 @@ def is_unreachable(done: Finished) -> bool:
     return done.status == 3 and "whisperctl daemon start" in done.err
 
 
-def test_nothing_starts_a_daemon_only_to_ask_it_how_it_is(unstarted: RunningDaemon) -> None:
+def test_control_commands_do_not_start_a_daemon(unstarted: RunningDaemon) -> None:
     for verb in ("status", "reload"):
         assert is_unreachable(unstarted.ctl("daemon", verb)), verb
     assert unstarted.ctl("daemon", "stop").status == 0, "there is nothing left to do"
@@ -53,7 +53,7 @@ def test_nothing_starts_a_daemon_only_to_ask_it_how_it_is(unstarted: RunningDaem
     assert not Path(unstarted.socket).exists()
 
 
-def test_status_for_a_person(daemon: RunningDaemon) -> None:
+def test_status_as_text(daemon: RunningDaemon) -> None:
     done = daemon.ctl("daemon", "status")
     assert done.status == 0
     assert f"process {daemon.pid}" in done.out
@@ -62,7 +62,7 @@ def test_status_for_a_person(daemon: RunningDaemon) -> None:
     assert done.err == ""
 
 
-def test_status_for_a_program(daemon: RunningDaemon) -> None:
+def test_status_as_json(daemon: RunningDaemon) -> None:
     answer = daemon.ctl("daemon", "status", "--json").json
     assert answer.keys() >= {
         "version", "protocol", "pid", "socket", "uptime", "default_runtime", "runtimes", "jobs", "memory",
@@ -75,11 +75,11 @@ def test_status_for_a_program(daemon: RunningDaemon) -> None:
     assert "listens on" in Path(answer["log"]).read_text()
 
 
-def test_start_twice_is_one_daemon(unstarted: RunningDaemon) -> None:
+def test_starting_twice_runs_one_daemon(unstarted: RunningDaemon) -> None:
     assert started(unstarted) == started(unstarted)
 
 
-def test_a_daemon_that_a_client_started_stands_on_its_own(unstarted: RunningDaemon) -> None:
+def test_a_daemon_started_by_a_client_is_detached_from_it(unstarted: RunningDaemon) -> None:
     process = psutil.Process(started(unstarted))
     assert process.cwd() == "/"
     assert process.parent() is None or process.parent().pid != process.pid
@@ -107,7 +107,7 @@ def test_restart(unstarted: RunningDaemon) -> None:
 
 
 @pytest.mark.parametrize("force", [[], ["--force"]])
-def test_restart_keeps_the_settings_file_also_where_it_is_not_there(
+def test_restart_keeps_the_settings_path_even_if_the_file_is_missing(
     unstarted: RunningDaemon, force: list[str]
 ) -> None:
     given = unstarted.env["WHISPERD_CONFIG"]
@@ -119,7 +119,7 @@ def test_restart_keeps_the_settings_file_also_where_it_is_not_there(
     assert unstarted.ctl("daemon", "status", "--json").json["config"] == given
 
 
-def test_restart_takes_the_usual_settings_of_its_shell(unstarted: RunningDaemon) -> None:
+def test_restart_uses_the_default_settings_path_of_its_shell(unstarted: RunningDaemon) -> None:
     del unstarted.env["WHISPERD_CONFIG"]
     started(unstarted)
     unstarted.env["XDG_CONFIG_HOME"] = str(unstarted.folder / "other")
@@ -140,7 +140,7 @@ def test_restart_keeps_the_settings_file_unless_another_is_named(
     (named if is_named_here else other).write_text("[limits]\nmax_jobs = 'seven'\n")
     done = unstarted.ctl("daemon", "restart", "--json")
     assert (done.status, done.json["error"]["code"]) == (1, "config.invalid")
-    assert not has_ended(pid), "it was not ended for one that cannot start"
+    assert not has_ended(pid), "it must not be stopped for a daemon that cannot start"
     (named if is_named_here else other).write_text("[limits]\nmax_jobs = 7\n")
     done = unstarted.ctl("daemon", "restart")
     assert done.status == 0 and (f"keeping the settings of {other}" in done.out) != is_named_here, done
@@ -148,13 +148,15 @@ def test_restart_keeps_the_settings_file_unless_another_is_named(
         assert "\nmax_jobs = 7" in client.daemon.config()["content"]
 
 
-def test_restart_starts_one_that_did_not_run(unstarted: RunningDaemon) -> None:
+def test_restart_starts_a_daemon_if_none_runs(unstarted: RunningDaemon) -> None:
     assert unstarted.ctl("daemon", "restart").status == 0
     assert unstarted.ctl("daemon", "status").status == 0
 
 
 @pytest.mark.real
-def test_stop_lets_running_work_end(daemon: RunningDaemon, toy: Callable[..., str], tmp_path: Path) -> None:
+def test_stop_lets_running_work_finish(
+    daemon: RunningDaemon, toy: Callable[..., str], tmp_path: Path
+) -> None:
     model = Path(toy())
     (model / "hold").touch()
     sound = write_tone(tmp_path / "tone.wav", 3.0)
@@ -175,7 +177,7 @@ def test_stop_lets_running_work_end(daemon: RunningDaemon, toy: Callable[..., st
 
 
 @pytest.mark.real
-def test_stop_says_what_is_lost_and_what_goes_on(
+def test_stop_reports_which_jobs_continue(
     daemon: RunningDaemon, toy: Callable[..., str], tmp_path: Path
 ) -> None:
     model = Path(toy())
@@ -188,7 +190,7 @@ def test_stop_says_what_is_lost_and_what_goes_on(
 
 
 @pytest.mark.real
-def test_start_while_one_is_ending_leaves_one_running(
+def test_start_during_a_shutdown_leaves_one_daemon_running(
     daemon: RunningDaemon, toy: Callable[..., str], tmp_path: Path
 ) -> None:
     model = Path(toy())
@@ -234,7 +236,7 @@ def test_the_log_of_another_daemon(daemon: RunningDaemon, unstarted: RunningDaem
     assert f"No daemon answers on {daemon.socket}; printing {done.json['path']}." in done.err
 
 
-def test_the_log_as_it_grows(daemon: RunningDaemon) -> None:
+def test_following_the_log(daemon: RunningDaemon) -> None:
     following = subprocess.Popen(
         [sys.executable, "-u", "-P", "-m", "whisperd.cli.main", "daemon", "logs", "--follow", "-n", "1"],
         env=daemon.env,
@@ -250,8 +252,8 @@ def test_the_log_as_it_grows(daemon: RunningDaemon) -> None:
     following.wait(LIMIT_S)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="a limit of POSIX is a full disk without a disk")
-def test_settings_that_could_not_be_written_are_not_in_the_way(unstarted: RunningDaemon) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="simulates a full disk with a POSIX limit")
+def test_a_failed_settings_template_leaves_no_file_behind(unstarted: RunningDaemon) -> None:
     program = (
         "import resource; from whisperd.cli.main import main;"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); main()"
@@ -264,18 +266,18 @@ def test_settings_that_could_not_be_written_are_not_in_the_way(unstarted: Runnin
     assert unstarted.ctl(*words).json == {"path": str(unstarted.config)}
 
 
-def test_the_settings(unstarted: RunningDaemon) -> None:
+def test_the_settings_file_is_created_and_shown(unstarted: RunningDaemon) -> None:
     assert unstarted.ctl("daemon", "config", "--init").status == 0
     template = unstarted.config.read_text()
     assert "# max_connections = 512" in template
     assert stat.S_IMODE(unstarted.config.stat().st_mode) & 0o022 == 0
     again = unstarted.ctl("daemon", "config", "--init")
-    assert again.status == 5  # what somebody may have edited is not written over
+    assert again.status == 5  # a file that may have been edited is not overwritten
     unstarted.settings(template.replace("# max_jobs = 10000", "max_jobs = 12"))
     assert "\nmax_jobs = 12" in unstarted.ctl("daemon", "config").out
     assert started(unstarted)
     unstarted.settings("[limits]\nmax_jobs = 0\n")
-    assert "\nmax_jobs = 12" in unstarted.ctl("daemon", "config").out  # what is in force
+    assert "\nmax_jobs = 12" in unstarted.ctl("daemon", "config").out  # the settings in effect
     assert unstarted.ctl("daemon", "stop").status == 0
     done = unstarted.ctl("daemon", "config", "--json")
     assert (done.status, done.json["error"]["code"]) == (1, "config.invalid")

@@ -1,9 +1,9 @@
-"""Two dozen clients do as they like with the same few jobs, watches, profiles, models and runtimes.
+"""Two dozen clients act at random on the same few jobs, watches, profiles, models and runtimes.
 
-Each names what another may just be deleting, and hangs up in the middle of things. Whatever they do, they are
-told what is true, and never of a mistake of the daemon's; in the end its data base has what it tells.
-`make torture` does it for a minute. Which client does what follows from a seed, which is told when something
-fails; who comes first does not.
+Each may name an object that another is deleting, and may disconnect at any time. Whatever they do, they get
+correct answers and never an internal error; in the end the database agrees with what the daemon reports.
+`make torture` runs it for a minute. The seed, printed on failure, determines each client's actions, but not
+the order in which they interleave.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ Map = dict[str, Any]
 
 SEED = os.environ.get("WHISPERD_TORTURE_SEED", "1")
 LONG_S = float(os.environ.get("WHISPERD_TORTURE_S", "0"))
-"""Seconds of the long round. The short one is measured in actions: a slow machine does as much."""
+"""Seconds of the long run. The short run is a number of actions, so that a slow machine does as much."""
 CLIENTS = 24
 ACTIONS = 600
 FILES = 4
-"""In each watched folder."""
+"""Number of files in each watched folder."""
 
 SETTINGS = """
 [jobs]
@@ -54,11 +54,11 @@ max_bytes = 1_000_000_000
 PROFILES = ("p0", "p1", "p2")
 RUNTIMES = ("r0", "r1")
 MODELS = ("m0", "m1")
-"""Names in the store."""
+"""Names of models in the store."""
 FOLDERS = ("w0", "w1", "w2")
 
 GONE = {"job.unknown", "profile.unknown", "runtime.unknown", "watch.unknown", "model.unknown"}
-"""What somebody named is not there any more."""
+"""Error codes: the named object no longer exists."""
 TOO_LATE = {
     "job.cancelled", "job.client_gone", "job.input_gone", "job.not_over", "job.not_retryable",
     "job.text_gone",
@@ -67,13 +67,13 @@ TOO_LATE = {
     "runtime.cancelled", "runtime.stale", "runtime.unloaded", "watch.exists", "watch.stale",
     "watch.unknown_file",
 }  # fmt: skip
-"""Somebody else was faster."""
+"""Error codes: another client was faster."""
 
 NOUNS = {"jobs": 8, "watch": 6, "profiles": 4, "models": 4, "runtimes": 3, "daemon": 1}
-"""How often each is done something with."""
+"""How often each noun is chosen, relatively."""
 
 
-def test_whatever_they_do(make_daemon: Callable[..., RunningDaemon], tmp_path: Path) -> None:
+def test_a_crowd_gets_only_correct_answers(make_daemon: Callable[..., RunningDaemon], tmp_path: Path) -> None:
     daemon = make_daemon(env={"WHISPERD_MODELS_DIR": str(tmp_path / "store")})
     daemon.settings(SETTINGS)
     daemon.start()
@@ -91,7 +91,7 @@ def test_whatever_they_do(make_daemon: Callable[..., RunningDaemon], tmp_path: P
 
 
 class Crowd:
-    """All that happens to one daemon."""
+    """The clients of one daemon, and what they share."""
 
     def __init__(self, daemon: RunningDaemon, folder: Path) -> None:
         self._daemon = daemon
@@ -103,9 +103,9 @@ class Crowd:
             for number in range(FILES):
                 write_tone(folder / name / f"{number}.wav", 0.1 + 0.1 * number)
         self.jobs: list[str] = ["none"]
-        """Those that were taken last."""
+        """The jobs submitted last."""
         self.tally: Counter[str] = Counter()
-        """What was done, and how it ended."""
+        """How often each action was taken, by outcome."""
 
     async def run(self) -> None:
         async with aconnect(self._daemon.socket, start=False) as client:
@@ -117,7 +117,7 @@ class Crowd:
                 await self._settle(client)
 
     async def _client(self, random: Random, budget: Budget) -> None:
-        """One who does this and that, and comes back when it has hung up."""
+        """Act at random, and reconnect after each disconnection."""
         while budget.take():
             async with aconnect(self._daemon.socket, start=False) as client:
                 is_there = True
@@ -125,7 +125,7 @@ class Crowd:
                     is_there = await self._act(Member(self, client, random)) and budget.take()
 
     async def _act(self, member: Member) -> bool:
-        """Do one thing; whether the client is still there."""
+        """Take one action; return whether the client stays connected."""
         does_hang_up = member.random.random() < 0.15
         patience_s = member.random.choice((0.001, 0.01, 0.05)) if does_hang_up else None
         noun, verb, act = member.choose()
@@ -136,7 +136,7 @@ class Crowd:
 
     @contextmanager
     def _told(self, action: str) -> Iterator[None]:
-        """An action may be refused, but for no other reason than that others do something as well."""
+        """Count an action, which may be refused only because of concurrent actions of others."""
         try:
             yield
         except WhisperdError as error:
@@ -147,13 +147,13 @@ class Crowd:
             self.tally[action] += 1
 
     async def _settle(self, client: AsyncClient) -> None:
-        """Nobody does anything any more: nothing is left to do, and what is told is what is kept."""
+        """After all clients are done, check that nothing is left and the database matches the answers."""
         for watch in await client.watch.list():
             await client.watch.remove(watch["id"])
         while (await client.daemon.status())["clients"] > 1:
             await anyio.sleep(0.01)
-        await client.jobs.cancel(all=True)  # of those, too, that were just being submitted
-        await client.jobs.clear(ids=[])  # none: but now all is saved, which is told a moment before
+        await client.jobs.cancel(all=True)  # including those that were just being submitted
+        await client.jobs.clear(ids=[])  # clears none; the reply guarantees that the jobs are on disk
         jobs = await client.jobs.list()
         assert {one["status"] for one in jobs} <= {"completed", "failed", "cancelled"}
         runtimes = await client.runtimes.list()
@@ -173,7 +173,7 @@ class Crowd:
 
 
 class Member:
-    """One of the crowd, and what it may do. Each action raises the daemon's refusal."""
+    """A client of the crowd and its possible actions. Each action raises the daemon's refusal."""
 
     def __init__(self, crowd: Crowd, client: AsyncClient, random: Random) -> None:
         self._crowd = crowd
@@ -181,7 +181,7 @@ class Member:
         self.random = random
 
     def choose(self) -> tuple[str, str, Callable[[], Any]]:
-        """A noun, a verb, and what does it."""
+        """Return a noun, a verb, and the function that performs the action."""
         (noun,) = self.random.choices(list(NOUNS), list(NOUNS.values()))
         actions: dict[str, Callable[[], Any]] = getattr(self, f"_{noun}")()
         verb = self.random.choice(list(actions))
@@ -296,7 +296,7 @@ class Member:
         return job
 
     async def _transcribe(self) -> Map:
-        """With a profile, which may be deleted meanwhile."""
+        """Transcribe with a profile, which may be deleted meanwhile."""
         sound, profile = str(self._crowd.sounds[0]), self.random.choice(PROFILES)
         answer = await self._client.request(
             "jobs.submit", input={"path": sound}, options={"vad": False}, profile=profile
@@ -308,7 +308,7 @@ class Member:
             return [event async for event in following]
 
     async def _twice(self, ask: Callable[[], Any]) -> None:
-        """Two at once, of which one may be refused."""
+        """Send the same request twice concurrently; one may be refused."""
 
         async def once() -> None:
             with self._crowd._told("twice"):
@@ -319,7 +319,7 @@ class Member:
             tasks.start_soon(once)
 
     async def _touch(self, folder: Path) -> None:
-        """A recording is written anew, renamed or deleted, and another one comes."""
+        """Delete a recording, or replace it with a new one."""
         path = folder / f"{self.random.randrange(FILES)}.wav"
         if self.random.random() < 0.3:
             path.unlink(missing_ok=True)

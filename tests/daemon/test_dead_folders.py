@@ -1,4 +1,4 @@
-"""A folder that does not answer (a network, an automounter) holds up nobody who did not name it."""
+"""A folder that does not answer (on a network or an automounter) blocks only the requests that name it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from whisperd_testing import TESTS, RunningDaemon
 MakeDaemon = Callable[..., RunningDaemon]
 
 DEAD = "/dead/speech.wav"
-# Run by the interpreter when the daemon starts: no real file can be made to hang without help of the system.
+# Run by the interpreter when the daemon starts: no real file can be made to hang without the system's help.
 HANG = """
 import os, time
 
@@ -55,7 +55,7 @@ if "DEAD_UPLOADS" in os.environ:
 
 @pytest.fixture
 def haunted(tmp_path: Path, make_daemon: MakeDaemon) -> Callable[..., RunningDaemon]:
-    """A daemon for which everything in /dead hangs."""
+    """Return a function that starts a daemon for which every access to /dead hangs."""
     (tmp_path / "sitecustomize.py").write_text(HANG)
 
     def start(patience_s: float, **env: str) -> RunningDaemon:
@@ -66,7 +66,7 @@ def haunted(tmp_path: Path, make_daemon: MakeDaemon) -> Callable[..., RunningDae
     return start
 
 
-def test_the_file_of_a_job(haunted: Callable[..., RunningDaemon]) -> None:
+def test_a_job_on_a_dead_file_is_refused(haunted: Callable[..., RunningDaemon]) -> None:
     with RawClient(haunted(0.2)) as client, pytest.raises(WhisperdError) as caught:
         client.request("jobs.submit", {"input": {"path": DEAD}})
     assert caught.value.code == "audio.not_readable"
@@ -74,7 +74,7 @@ def test_the_file_of_a_job(haunted: Callable[..., RunningDaemon]) -> None:
     assert caught.value.fix
 
 
-def test_the_folder_of_a_model(haunted: Callable[..., RunningDaemon]) -> None:
+def test_a_model_in_a_dead_folder_is_refused(haunted: Callable[..., RunningDaemon]) -> None:
     with RawClient(haunted(0.2)) as client:
         for method, params in (
             ("models.path", {"name": "/dead/model"}),
@@ -87,7 +87,7 @@ def test_the_folder_of_a_model(haunted: Callable[..., RunningDaemon]) -> None:
             assert caught.value.code == "model.invalid_folder"
 
 
-def test_many_of_them_hold_up_nobody_and_not_the_end(
+def test_many_dead_files_block_neither_others_nor_shutdown(
     haunted: Callable[..., RunningDaemon], some_file: str, endless: str
 ) -> None:
     daemon = haunted(3600)
@@ -101,7 +101,7 @@ def test_many_of_them_hold_up_nobody_and_not_the_end(
 
 
 @pytest.mark.parametrize("is_taken", [False, True])
-def test_an_upload_that_takes_long_to_delete(
+def test_a_slow_deletion_of_an_upload_does_not_hold_its_client(
     haunted: Callable[..., RunningDaemon], endless: str, is_taken: bool
 ) -> None:
     daemon = haunted(0.5, DEAD_UPLOADS="1")
@@ -116,7 +116,7 @@ def test_an_upload_that_takes_long_to_delete(
         until(lambda: other.request("daemon.status")["clients"] == 1)
 
 
-def test_what_cannot_be_ended_does_not_hold_up_the_end(haunted: Callable[..., RunningDaemon]) -> None:
+def test_hanging_work_does_not_block_shutdown(haunted: Callable[..., RunningDaemon]) -> None:
     daemon = haunted(0.5, DEAD_STORE="1")
     with RawClient(daemon) as client:
         client.send([0, 1, "models.list", []])
@@ -126,4 +126,4 @@ def test_what_cannot_be_ended_does_not_hold_up_the_end(haunted: Callable[..., Ru
         Path(daemon.socket).touch()
         daemon.wait()
     assert "ending without it" in daemon.log()
-    assert Path(daemon.socket).exists(), "by now it is another daemon's"
+    assert Path(daemon.socket).exists(), "it may now belong to another daemon"

@@ -1,4 +1,4 @@
-"""How the daemon ends: running work first, then everything that it started, and nothing is left."""
+"""How the daemon stops: it finishes running work, then ends every process that it started."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ GRACE = "[daemon]\ngrace_period_s = {}\n"
 
 
 class HeldJob:
-    """A job whose engine computes until it is let go, and somebody who waits for it."""
+    """A job whose engine computes until it is released, and a client that waits for the job."""
 
     def __init__(self, daemon: RunningDaemon, model: str, sound: Path) -> None:
         self.hold = Path(model) / "hold"
@@ -38,7 +38,7 @@ class HeldJob:
         self.client.send([0, 1, "jobs.wait", [self.job]])
 
     def error(self) -> str:
-        """The code that the one who waits gets."""
+        """Return the error code that the waiting client gets."""
         with pytest.raises(WhisperdError) as caught:
             self.client.answer(1)
         return caught.value.code
@@ -46,7 +46,7 @@ class HeldJob:
 
 @pytest.fixture
 def hold(toy: Toy, tmp_path: Path) -> Iterator[Callable[[RunningDaemon], HeldJob]]:
-    """Has a daemon run a job that is held."""
+    """Return a function that runs a held job on a daemon."""
     sound = write_tone(tmp_path / "tone.wav", 3.0)
     made: list[HeldJob] = []
 
@@ -61,7 +61,7 @@ def hold(toy: Toy, tmp_path: Path) -> Iterator[Callable[[RunningDaemon], HeldJob
 
 @contextmanager
 def nothing_left(daemon: RunningDaemon) -> Iterator[None]:
-    """After the block no process of the daemon's is alive, and no socket is there."""
+    """Check that after the block no process, socket or upload of the daemon is left."""
     children = daemon.children()
     yield
     _, alive = psutil.wait_procs(children, timeout=LIMIT_S)
@@ -70,11 +70,11 @@ def nothing_left(daemon: RunningDaemon) -> Iterator[None]:
     assert not list((daemon.folder / "state" / "uploads").iterdir())
 
 
-# At the daemon's leisure
+# Graceful shutdown
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_idle_daemon_ends_at_once(make_daemon: MakeDaemon, number: signal.Signals) -> None:
+def test_an_idle_daemon_stops_at_once(make_daemon: MakeDaemon, number: signal.Signals) -> None:
     daemon = make_daemon()
     daemon.settings(GRACE.format(3600))
     daemon.start()
@@ -88,12 +88,12 @@ def test_an_idle_daemon_ends_at_once(make_daemon: MakeDaemon, number: signal.Sig
 
 
 @pytest.mark.real
-def test_running_work_may_end(daemon: RunningDaemon, hold: Callable[..., HeldJob]) -> None:
+def test_running_work_may_finish(daemon: RunningDaemon, hold: Callable[..., HeldJob]) -> None:
     held = hold(daemon)
     with nothing_left(daemon):
         daemon.signal(signal.SIGTERM)
         until(lambda: "stopping: 1 job" in daemon.log())
-        with RawClient(daemon) as other:  # it still answers, and takes no more work
+        with RawClient(daemon) as other:  # it still answers, but accepts no more work
             assert other.request("daemon.status")["jobs"]["running"] == 1
             with pytest.raises(WhisperdError) as caught:
                 other.request("jobs.submit", {"input": {"path": "/etc/passwd"}})
@@ -104,7 +104,7 @@ def test_running_work_may_end(daemon: RunningDaemon, hold: Callable[..., HeldJob
 
 
 @pytest.mark.real
-def test_work_that_does_not_end_is_cancelled_and_told_so(
+def test_work_exceeding_the_grace_period_is_cancelled(
     make_daemon: MakeDaemon, hold: Callable[..., HeldJob]
 ) -> None:
     daemon = make_daemon()
@@ -117,7 +117,7 @@ def test_work_that_does_not_end_is_cancelled_and_told_so(
     assert "1 jobs did not finish in time" in daemon.log()
 
 
-def test_a_job_that_has_not_begun_is_told_so_too(
+def test_a_job_that_has_not_begun_is_cancelled_too(
     make_daemon: MakeDaemon, endless: str, some_file: str
 ) -> None:
     daemon = make_daemon()
@@ -139,7 +139,7 @@ def test_a_job_that_has_not_begun_is_told_so_too(
             assert daemon.wait() == 0
 
 
-def test_an_upload_that_is_not_finished_goes(daemon: RunningDaemon) -> None:
+def test_an_unfinished_upload_is_deleted(daemon: RunningDaemon) -> None:
     with RawClient(daemon) as client, nothing_left(daemon):
         upload = client.request("uploads.create")["id"]
         client.request("uploads.append", {"id": upload, "data": b"x"})
@@ -148,7 +148,7 @@ def test_an_upload_that_is_not_finished_goes(daemon: RunningDaemon) -> None:
 
 
 @pytest.mark.real
-def test_asked_by_a_client(daemon: RunningDaemon, hold: Callable[..., HeldJob]) -> None:
+def test_a_client_stops_the_daemon(daemon: RunningDaemon, hold: Callable[..., HeldJob]) -> None:
     held = hold(daemon)
     with nothing_left(daemon), RawClient(daemon) as client:
         answer = client.request("daemon.stop")
@@ -163,12 +163,12 @@ def test_asked_by_a_client(daemon: RunningDaemon, hold: Callable[..., HeldJob]) 
         assert daemon.wait() == 0
 
 
-# At once
+# Immediate shutdown
 
 
 @pytest.mark.real
 @pytest.mark.parametrize("first", ["SIGTERM", "SIGINT", "daemon.stop"])
-def test_a_second_signal_ends_at_once(
+def test_a_second_signal_stops_at_once(
     daemon: RunningDaemon, hold: Callable[..., HeldJob], first: str
 ) -> None:
     held = hold(daemon)
@@ -187,10 +187,10 @@ def test_a_second_signal_ends_at_once(
 
 @pytest.mark.real
 @pytest.mark.parametrize("is_busy", [True, False])
-def test_killed(
+def test_children_end_with_a_killed_daemon(
     daemon: RunningDaemon, hold: Callable[..., HeldJob], is_busy: bool, toy: Toy, tmp_path: Path
 ) -> None:
-    """Nobody can clean up then: each child notices by itself."""
+    """No process is left to clean up: each child notices on its own."""
     held = hold(daemon)
     if not is_busy:
         held.hold.unlink()
@@ -204,7 +204,9 @@ def test_killed(
     assert held.client.is_closed()
 
 
-def test_killed_while_a_model_is_loaded(daemon: RunningDaemon, endless: str, some_file: str) -> None:
+def test_a_loading_worker_ends_with_a_killed_daemon(
+    daemon: RunningDaemon, endless: str, some_file: str
+) -> None:
     with RawClient(daemon) as client:
         client.request("jobs.submit", {"input": {"path": some_file}, "options": {"model": endless}})
         until(lambda: len(daemon.workers()) == 1)
@@ -219,8 +221,8 @@ def test_killed_while_a_model_is_loaded(daemon: RunningDaemon, endless: str, som
 
 
 @pytest.mark.real
-def test_interrupted_in_a_terminal(make_daemon: MakeDaemon, hold: Callable[..., HeldJob]) -> None:
-    """A terminal sends Ctrl-C to all of its processes; the workers of the daemon are not among them."""
+def test_ctrl_c_in_a_terminal_stops_gracefully(make_daemon: MakeDaemon, hold: Callable[..., HeldJob]) -> None:
+    """A terminal sends Ctrl-C to all of its processes; the daemon's workers must not receive it."""
     daemon = make_daemon()
     daemon.process = subprocess.Popen(
         [sys.executable, "-P", "-m", "whisperd"],
@@ -244,7 +246,7 @@ def test_interrupted_in_a_terminal(make_daemon: MakeDaemon, hold: Callable[..., 
     assert b"Traceback" not in said
 
 
-# What is asked at that very moment
+# Requests during shutdown
 
 
 def test_requests_in_flight_are_answered_or_the_connection_is_closed(make_daemon: MakeDaemon) -> None:

@@ -21,19 +21,19 @@ def ask(endless: str, some_file: str) -> dict[str, Any]:
 
 
 def event(client: RawClient) -> dict[str, Any]:
-    """The next event."""
+    """Return the next event."""
     while True:
         match client.receive():
             case [2, "event", [dict() as received]]:
                 return received
 
 
-def test_topics(daemon: RunningDaemon, ask: dict[str, Any]) -> None:
+def test_each_topic_gets_its_own_events(daemon: RunningDaemon, ask: dict[str, Any]) -> None:
     with RawClient(daemon) as jobs, RawClient(daemon) as runtimes, RawClient(daemon) as other:
         jobs.request("events.subscribe", {"topics": ["jobs"]})
         runtimes.request("events.subscribe", {"topics": ["runtimes"]})
         job = other.request("jobs.submit", ask)
-        statuses = [event(runtimes)]  # one that is cancelled before it has begun says nothing
+        statuses = [event(runtimes)]  # a load cancelled before it begins publishes nothing
         other.request("jobs.cancel", job)
         queued, cancelled = event(jobs), event(jobs)
         assert queued["type"] == "job.queued" and queued["id"] == job["id"]
@@ -47,13 +47,13 @@ def test_topics(daemon: RunningDaemon, ask: dict[str, Any]) -> None:
         assert [each["seq"] for each in statuses] == list(range(1, len(statuses) + 1))
 
 
-def test_one_job(daemon: RunningDaemon, ask: dict[str, Any]) -> None:
+def test_following_one_job(daemon: RunningDaemon, ask: dict[str, Any]) -> None:
     with RawClient(daemon) as client, RawClient(daemon) as other:
         followed, unfollowed = other.request("jobs.submit", ask), other.request("jobs.submit", ask)
         client.request("events.subscribe", {"job": followed["id"]})
         other.request("jobs.cancel", unfollowed)
         other.request("jobs.cancel", followed)
-    with RawClient(daemon) as client:  # and after its end, too
+    with RawClient(daemon) as client:  # also after its end
         client.send([0, 1, "events.subscribe", [{"job": followed["id"]}]])
         events = [event(client), event(client)]
         assert [each["type"] for each in events] == ["job.queued", "transcription.cancelled"]
@@ -61,7 +61,7 @@ def test_one_job(daemon: RunningDaemon, ask: dict[str, Any]) -> None:
         assert [each["seq"] for each in events] == [1, 2]
 
 
-def test_two_followers_hear_the_same(daemon: RunningDaemon, ask: dict[str, Any]) -> None:
+def test_two_followers_get_the_same_events(daemon: RunningDaemon, ask: dict[str, Any]) -> None:
     with RawClient(daemon) as early, RawClient(daemon) as late, RawClient(daemon) as other:
         job = other.request("jobs.submit", ask)
         early.send([0, 1, "events.subscribe", [{"job": job["id"]}]])
@@ -70,12 +70,12 @@ def test_two_followers_hear_the_same(daemon: RunningDaemon, ask: dict[str, Any])
         assert [event(early), event(early)] == [event(late), event(late)]
 
 
-def test_the_end(daemon: RunningDaemon, ask: dict[str, Any]) -> None:
+def test_unsubscribing_ends_the_events(daemon: RunningDaemon, ask: dict[str, Any]) -> None:
     with RawClient(daemon) as client, RawClient(daemon) as other:
         first = client.request("events.subscribe", {"topics": ["jobs"]})
         second = client.request("events.subscribe", {"topics": ["jobs"]})
         with pytest.raises(WhisperdError) as caught:
-            other.request("events.unsubscribe", first)  # it belongs to somebody else
+            other.request("events.unsubscribe", first)  # it belongs to another client
         assert caught.value.code == "events.unknown_subscription"
         assert client.request("events.unsubscribe", first) == {}
         with pytest.raises(WhisperdError):
@@ -88,7 +88,7 @@ def test_the_end(daemon: RunningDaemon, ask: dict[str, Any]) -> None:
         assert client.receive()[:2] == [1, 7]  # and no event before it
 
 
-def test_a_client_with_methods_of_its_own(daemon: RunningDaemon, ask: dict[str, Any]) -> None:
+def test_events_call_the_method_that_the_client_names(daemon: RunningDaemon, ask: dict[str, Any]) -> None:
     with RawClient(daemon) as client:
         call = {"method": "nvim_exec_lua", "args": ["require('whisperd').on_event(...)"]}
         client.request("events.subscribe", {"topics": ["jobs"], "call": call})
@@ -109,13 +109,13 @@ def test_a_client_with_methods_of_its_own(daemon: RunningDaemon, ask: dict[str, 
         ({"topics": "jobs"}, "array"),
     ],
 )
-def test_what_cannot_be_subscribed_to(daemon: RunningDaemon, params: dict[str, Any], named: str) -> None:
+def test_invalid_subscriptions_are_refused(daemon: RunningDaemon, params: dict[str, Any], named: str) -> None:
     with RawClient(daemon) as client, pytest.raises(WhisperdError, match=named) as caught:
         client.request("events.subscribe", params)
     assert caught.value.code == "rpc.invalid_params"
 
 
-def test_a_call_that_is_large(daemon: RunningDaemon) -> None:
+def test_the_size_of_a_call_is_limited(daemon: RunningDaemon) -> None:
     """It is sent with every event."""
     with RawClient(daemon) as client:
         for size, fits in ((16_000, True), (17_000, False)):
@@ -127,13 +127,13 @@ def test_a_call_that_is_large(daemon: RunningDaemon) -> None:
                     client.request("events.subscribe", params)
 
 
-def test_a_job_that_is_not_there(daemon: RunningDaemon) -> None:
+def test_subscribing_to_an_unknown_job_is_refused(daemon: RunningDaemon) -> None:
     with RawClient(daemon) as client, pytest.raises(WhisperdError) as caught:
         client.request("events.subscribe", {"job": "0123456789"})
     assert caught.value.code == "job.unknown"
 
 
-def test_there_are_only_so_many(daemon: RunningDaemon) -> None:
+def test_the_number_of_subscriptions_is_limited(daemon: RunningDaemon) -> None:
     with RawClient(daemon) as client:
         subscriptions = [client.request("events.subscribe", {"topics": ["jobs"]}) for _ in range(64)]
         with pytest.raises(WhisperdError) as caught:
@@ -144,7 +144,7 @@ def test_there_are_only_so_many(daemon: RunningDaemon) -> None:
 
 
 @pytest.mark.real
-def test_a_job_from_beginning_to_end(daemon: RunningDaemon, toy: Callable[..., str], tmp_path: Path) -> None:
+def test_all_events_of_a_job(daemon: RunningDaemon, toy: Callable[..., str], tmp_path: Path) -> None:
     sound = write_tone(tmp_path / "tone.wav", 3.0)
     with RawClient(daemon) as client, RawClient(daemon) as other:
         client.request("events.subscribe", {"topics": ["jobs"]})

@@ -1,4 +1,4 @@
-"""A client that disappears takes with it what was only for it."""
+"""When a client disconnects, everything that existed only for it is removed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def status_of(client: RawClient, job: dict[str, str]) -> str:
     return str(client.request("jobs.show", job)["status"])
 
 
-def test_in_mid_request(daemon: RunningDaemon, endless: str, some_file: str) -> None:
+def test_disconnecting_during_a_request(daemon: RunningDaemon, endless: str, some_file: str) -> None:
     with RawClient(daemon) as other:
         with RawClient(daemon) as client:
             ask = {"input": {"path": some_file}, "options": {"model": endless}, "detach": True}
@@ -35,13 +35,13 @@ def test_in_mid_request(daemon: RunningDaemon, endless: str, some_file: str) -> 
     assert "Traceback" not in daemon.log()
 
 
-def test_in_mid_upload(daemon: RunningDaemon) -> None:
+def test_disconnecting_during_an_upload(daemon: RunningDaemon) -> None:
     with RawClient(daemon) as other:
         kept = other.request("uploads.create")["id"]
         with RawClient(daemon) as client:
             gone = client.request("uploads.create")["id"]
             client.request("uploads.append", {"id": gone, "data": b"x" * 100_000})
-            # Half a piece, and a piece that is being written.
+            # A chunk that is being written, and half a chunk.
             client.send([0, 1, "uploads.append", [{"id": gone, "data": b"x" * 1_000_000}]])
             client.send(b"\x94\x00\x02\xaeuploads.append\x91")
             assert sorted(path.name for path in uploads(daemon)) == sorted([kept, gone])
@@ -88,7 +88,7 @@ def test_a_running_job_is_cancelled_and_its_upload_deleted(
         assert other.request("jobs.wait", job)["text"]
 
 
-def test_a_subscriber(daemon: RunningDaemon, endless: str, some_file: str) -> None:
+def test_a_subscriber_that_disconnects(daemon: RunningDaemon, endless: str, some_file: str) -> None:
     with RawClient(daemon) as other:
         with RawClient(daemon) as client:
             client.request("events.subscribe", {"topics": ["jobs", "runtimes"]})
@@ -115,7 +115,7 @@ def test_a_client_that_is_killed(daemon: RunningDaemon, endless: str, some_file:
             until(lambda: status_of(other, job) == "cancelled")
 
 
-def test_what_a_dead_daemon_left_of_uploads_goes(daemon: RunningDaemon) -> None:
+def test_uploads_of_a_killed_daemon_are_deleted(daemon: RunningDaemon) -> None:
     client = RawClient(daemon)
     client.request("uploads.create")
     daemon.signal(signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""Whatever a client sends: an error for it, or its connection closed, and nothing for anybody else."""
+"""Whatever bytes a client sends: it gets an error or is disconnected, and no other client is affected."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ STATUS = msgpack.packb([0, 1, "daemon.status", []])
 
 @pytest.fixture
 def daemon(shared: RunningDaemon) -> Iterator[RunningDaemon]:
-    """The daemon of this module, which has to serve another client as before when the test is over."""
+    """The module's daemon, which must still serve another client when the test is over."""
     with RawClient(shared) as other:
         yield shared
         assert other.request("daemon.status")["pid"] == shared.pid
@@ -51,11 +51,11 @@ def daemon(shared: RunningDaemon) -> Iterator[RunningDaemon]:
         ("good, then bad", STATUS + b"\xc1", "rpc.frame_malformed"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_understood_closes_the_connection_and_says_why(
+def test_invalid_messages_close_the_connection_with_an_error(
     daemon: RunningDaemon, name: str, data: bytes, code: str
 ) -> None:
     with RawClient(daemon) as client:
-        with suppress(BrokenPipeError, ConnectionResetError):  # it may have seen enough before the end
+        with suppress(BrokenPipeError, ConnectionResetError):  # the daemon may disconnect before the end
             client.send(data)
         assert client.error() == code
 
@@ -65,7 +65,7 @@ def test_what_cannot_be_understood_closes_the_connection_and_says_why(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.binary(max_size=300), st.booleans())
-def test_random_bytes(shared: RunningDaemon, garbage: bytes, is_begun: bool) -> None:
+def test_random_bytes_do_not_affect_others(shared: RunningDaemon, garbage: bytes, is_begun: bool) -> None:
     with RawClient(shared) as client, RawClient(shared) as other:
         client.send((STATUS if is_begun else b"") + garbage)
         client.socket.shutdown(socket.SHUT_WR)
@@ -73,8 +73,8 @@ def test_random_bytes(shared: RunningDaemon, garbage: bytes, is_begun: bool) -> 
         assert other.request("session.hello", {"client": "t", "version": "1", "protocol": 1})
 
 
-def test_every_method_with_every_wrong_type(daemon: RunningDaemon) -> None:
-    """No parameters of the wrong type reach a handler, whichever it is."""
+def test_parameters_of_wrong_types_are_refused_by_every_method(daemon: RunningDaemon) -> None:
+    """No parameters of the wrong type reach any handler."""
     methods = (
         "daemon.config daemon.reload events.subscribe events.unsubscribe jobs.cancel jobs.list jobs.result",
         "jobs.show jobs.submit jobs.wait models.import models.pull models.verify natives.install",
@@ -108,7 +108,7 @@ def test_every_method_with_every_wrong_type(daemon: RunningDaemon) -> None:
     ("called", "meant"),
     [("daemon.statsu", "daemon.status"), ("job.submit", "jobs.submit"), ("models.pul", "models.pull")],
 )
-def test_an_unknown_method_is_told_what_was_meant(daemon: RunningDaemon, called: str, meant: str) -> None:
+def test_an_unknown_method_gets_a_suggestion(daemon: RunningDaemon, called: str, meant: str) -> None:
     with RawClient(daemon) as client:
         with pytest.raises(WhisperdError) as caught:
             client.request(called)
@@ -130,7 +130,7 @@ def test_an_unknown_field_is_named(daemon: RunningDaemon, some_file: str) -> Non
             assert caught.value.code == "rpc.invalid_params"
 
 
-def test_a_long_name_costs_no_answer_of_its_length(daemon: RunningDaemon) -> None:
+def test_long_names_are_not_echoed_in_full(daemon: RunningDaemon) -> None:
     long = "daemon.status" * 200_000
     with RawClient(daemon) as client:
         for method, params in (
@@ -150,7 +150,7 @@ def test_a_long_name_costs_no_answer_of_its_length(daemon: RunningDaemon) -> Non
             assert len(caught.value.message) < 10_000
 
 
-def test_a_path_that_is_no_utf8_is_an_error_of_its_own(daemon: RunningDaemon) -> None:
+def test_a_path_that_is_not_utf8_gets_its_own_error(daemon: RunningDaemon) -> None:
     with RawClient(daemon) as client:
         for path, code in ((b"/no/such/\xff.wav", "audio.not_found"), (b"no/\xff", "input.not_absolute")):
             with pytest.raises(WhisperdError) as caught:
@@ -158,7 +158,7 @@ def test_a_path_that_is_no_utf8_is_an_error_of_its_own(daemon: RunningDaemon) ->
             assert caught.value.code == code
 
 
-def test_half_a_message_and_then_nothing(daemon: RunningDaemon) -> None:
+def test_half_a_message_then_end_of_stream(daemon: RunningDaemon) -> None:
     for length in range(1, len(STATUS)):
         with RawClient(daemon) as client:
             client.send(STATUS[:length])
@@ -183,7 +183,7 @@ def test_a_connection_that_is_half_closed_is_closed(daemon: RunningDaemon) -> No
         assert client.is_closed()
 
 
-def test_what_was_answered_before_half_of_the_connection_was_closed_arrives(daemon: RunningDaemon) -> None:
+def test_a_request_before_a_half_close_is_answered(daemon: RunningDaemon) -> None:
     with RawClient(daemon) as client:
         client.send(STATUS)
         client.socket.shutdown(socket.SHUT_WR)
@@ -210,7 +210,7 @@ def test_another_protocol_is_refused_with_the_fix(daemon: RunningDaemon) -> None
 
 @pytest.mark.parametrize("mutations", [1, 5])
 def test_damaged_requests(daemon: RunningDaemon, mutations: int) -> None:
-    """Bits that flip in good requests: many still are MessagePack, and go far into the daemon."""
+    """Flip bits in valid requests: many remain valid MessagePack and reach deep into the daemon."""
     chance = random.Random(mutations)
     requests = [
         [
@@ -233,8 +233,8 @@ def test_damaged_requests(daemon: RunningDaemon, mutations: int) -> None:
             assert client.is_closed()
 
 
-def test_memory_stays_as_it_was(daemon: RunningDaemon) -> None:
-    """A hundred megabytes of the worst frames leave nothing behind."""
+def test_large_bad_frames_do_not_leak_memory(daemon: RunningDaemon) -> None:
+    """A hundred megabytes of the worst frames leave no memory in use."""
     empty_arrays = b"\x94\x00\x01\xa1m\xdd\x00\x2d\xc6\xc0" + b"\x90" * 3_000_000
     incomplete = msgpack.packb([0, 1, "m", [b"x" * 4_000_000]])[:-1]
     before_bytes = memory_bytes(daemon)
@@ -242,4 +242,6 @@ def test_memory_stays_as_it_was(daemon: RunningDaemon) -> None:
         for frame in (empty_arrays, incomplete):
             with RawClient(daemon) as client:
                 client.send(frame)
-    until(lambda: memory_bytes(daemon) - before_bytes < 15 * 2**20)  # it may have the last ones to do
+    until(
+        lambda: memory_bytes(daemon) - before_bytes < 15 * 2**20
+    )  # it may still be processing the last frames

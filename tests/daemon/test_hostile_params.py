@@ -1,6 +1,6 @@
-"""Requests whose parameters have the right types, and values that nobody would think of.
+"""Requests whose parameters have the right types, but absurd values.
 
-They get past the decoding of parameters, and so meet all that lies behind it: every method there is.
+They pass the decoding of parameters and so reach the code behind it, for every method.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from whisperd.daemon.methods import METHODS
 from whisperd_testing import RunningDaemon, toy_model
 
 EXCEPT = {"daemon.stop", "doctor.check", "hardware.show"}
-"""The first does what it says. The others start processes each time, and take nothing."""
+"""The first would stop the daemon. The others start processes each time and take no parameters."""
 MAY_WAIT = {"calibration.run", "jobs.wait", "runtimes.load", "runtimes.prepare", "watch.scan"}
-"""They answer when something is done."""
+"""Methods that answer only when an operation ends."""
 PLACES = (
     *("/no/such/file.wav", "relative.wav", ".", "../..", "\0", "\udc80"),
     *("{folder}", "{folder}/toy", "{folder}/it.wav", "{folder}/\0"),
 )
-"""Paths; `{folder}` is the test's. Others may be folders that a daemon is not to watch."""
+"""Paths; `{folder}` is the test's folder. Any other could be one that the daemon must not watch."""
 WORDS = (
     *PLACES,
     *("toy", "default", "base", "en", "auto", "all", "jobs"),
@@ -45,7 +45,7 @@ anything = st.recursive(
 
 
 def values(kind: inspect.Type) -> st.SearchStrategy[Any]:
-    """What decodes into a type."""
+    """Generate values that decode into a type."""
     match kind:
         case inspect.StructType(fields=fields):
             required = {one.encode_name: values(one.type) for one in fields if one.required}
@@ -78,7 +78,7 @@ def values(kind: inspect.Type) -> st.SearchStrategy[Any]:
             return anything
         case inspect.Metadata(type=inner):
             return values(inner)
-    raise AssertionError(f"what is sent for {kind}?")
+    raise AssertionError(f"no values for {kind}")
 
 
 METHOD_PARAMS = {
@@ -94,7 +94,7 @@ REQUESTS = st.one_of(
 
 @pytest.fixture(scope="module")
 def tried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
-    """A daemon that downloads nothing, with nothing of the tests' own stores to delete."""
+    """A daemon that downloads nothing and has its own stores, so that the tests' stores are safe."""
     folder = tmp_path_factory.mktemp("daemon")
     own = {name: str(folder / name) for name in ("HOME", "WHISPERD_NATIVE_DIR", "WHISPERD_MODELS_DIR")}
     daemon = RunningDaemon(folder, env={**own, "WHISPERD_OFFLINE": "1"})
@@ -102,7 +102,7 @@ def tried(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
     daemon.start()
     yield daemon
     daemon.close()
-    assert "Traceback" not in daemon.log(), "nothing goes wrong behind the answers"
+    assert "Traceback" not in daemon.log(), "no error is hidden behind an answer"
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def placed(value: Any, folder: Path) -> Any:
-    """The same, with the folder in it."""
+    """Return the value with `{folder}` replaced."""
     match value:
         case str():
             return value.replace("{folder}", str(folder))
@@ -127,7 +127,7 @@ def placed(value: Any, folder: Path) -> Any:
 
 @settings(max_examples=examples(60), suppress_health_check=list(HealthCheck))
 @given(st.lists(REQUESTS, min_size=1, max_size=8))
-def test_whatever_is_asked_is_answered_or_refused(
+def test_every_request_is_answered_or_refused(
     tried: RunningDaemon, folder: Path, requests: list[tuple[str, dict[str, Any]]]
 ) -> None:
     with RawClient(tried) as client:
@@ -135,11 +135,11 @@ def test_whatever_is_asked_is_answered_or_refused(
             message = [0, number, method, [placed(params, folder)]]
             client.send(msgpack.packb(message, unicode_errors="surrogatepass"))
         waiting = {number for number, (method, _) in enumerate(requests) if method not in MAY_WAIT}
-        while waiting:  # they may be answered in any order
+        while waiting:  # answers may come in any order
             match client.receive():
                 case [1, int() as number, error, _]:
                     waiting.discard(number)
-                    if isinstance(error, str):  # as a session may have them
+                    if isinstance(error, str):  # if the session asked for errors as text
                         assert "internal.error" not in error, requests[number]
                     elif error is not None:
                         assert error["code"] != "internal.error", (requests[number], error)
