@@ -1,4 +1,4 @@
-"""What tests of watch folders have in common."""
+"""Fixtures shared by the tests of watch folders."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from whisperd.watch.notifier import Notifier
 
 @pytest.fixture
 def inbox(tmp_path: Path) -> Path:
-    """A folder to be watched."""
+    """An empty folder to watch."""
     inbox = tmp_path / "inbox"
     inbox.mkdir()
     return inbox
 
 
 @pytest.fixture
-def untold(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel tells of nothing."""
+def no_notifications(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel sends no notifications: only scans find changes."""
 
     async def run(_notifier: Notifier) -> None:
         await anyio.sleep_forever()

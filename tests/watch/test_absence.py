@@ -1,4 +1,4 @@
-"""Files that are not there: deleted, or on a disk that is not mounted."""
+"""Missing files: deleted, or on a disk that is not mounted."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from whisperd.watch.scanner import folder_inode, look_at
 from whisperd.watch.view import status_of
 
 AWAY = "fffff"
-"""A device that is mounted nowhere."""
+"""The number of a device that is not mounted."""
 
 
 def row(path: str, device: str = AWAY) -> FileRow:
@@ -35,28 +35,30 @@ def device(path: Path) -> str:
     return f"{path.stat().st_dev:x}"
 
 
-def test_what_was_on_a_disk_that_left_an_empty_folder_is_not_gone(tmp_path: Path) -> None:
+def test_files_of_an_unmounted_disk_are_not_deleted(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "disk" / "NOT MOUNTED").touch()
     (tmp_path / "b.wav").touch()
     missing = find_missing(str(tmp_path), Selection(), [row("disk/deep/a.wav"), row("b.wav"), row("c.wav")])
-    assert [gone.path for gone in missing.gone] == ["c.wav"], "where other recordings are, no disk is away"
+    assert [gone.path for gone in missing.gone] == ["c.wav"], (
+        "a folder with other recordings is no empty mount point"
+    )
     assert missing.unmounted == {"disk": folder_inode(str(tmp_path / "disk"))}
 
 
-def test_what_was_on_the_disk_that_is_there_is_gone(tmp_path: Path) -> None:
+def test_missing_files_of_a_mounted_disk_are_deleted(tmp_path: Path) -> None:
     rows = [row("a.wav", device(tmp_path)), row("deep/b.wav", device(tmp_path))]
     assert find_missing(str(tmp_path), Selection(), rows).gone == rows
 
 
-def test_what_a_link_led_to_is_gone_while_its_disk_is_mounted(
+def test_missing_link_targets_on_a_mounted_disk_are_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(absence, "mounted_devices", lambda: frozenset({AWAY}))
     assert find_missing(str(tmp_path), Selection(), [row("a.wav")]).unmounted == {}
 
 
-def test_what_was_in_a_folder_that_has_been_there_all_along_is_gone(tmp_path: Path) -> None:
+def test_missing_files_of_an_unchanged_folder_are_deleted(tmp_path: Path) -> None:
     (tmp_path / "disk").mkdir()
     rows = [row("a.wav"), row("disk/b.wav")]
     missing = find_missing(str(tmp_path), Selection(), rows, is_same=True)
@@ -64,14 +66,14 @@ def test_what_was_in_a_folder_that_has_been_there_all_along_is_gone(tmp_path: Pa
     assert list(missing.unmounted) == ["disk"]
 
 
-def test_what_is_not_on_the_disk_that_is_mounted_there_is_gone(
+def test_missing_files_below_a_mount_point_are_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os.path, "ismount", lambda path: True)
     assert find_missing(str(tmp_path), Selection(), [row("a.wav")]).unmounted == {}
 
 
-def test_devices_that_are_mounted() -> None:
+def test_mounted_devices_are_parsed() -> None:
     text = "22 27 0:21 / /proc rw - proc proc rw\n35 1 8:17 /a /mnt/a\\040disk rw - ext4 /dev/sdb1 rw\n"
     assert parse_devices(text) == {f"{os.makedev(0, 21):x}", f"{os.makedev(8, 17):x}"}
 
@@ -83,11 +85,11 @@ def test_the_device_of_proc_is_mounted() -> None:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of its own, in memory; it needs the rights of an administrator."""
+    """A separate disk in memory; mounting it needs root."""
     place = tmp_path / "inbox" / "disk"
     place.mkdir(parents=True)
     if sys.platform != "linux" or not mount(place):
-        pytest.skip("nothing may be mounted here")
+        pytest.skip("not permitted to mount")
     yield place
     while place.is_mount():
         unmount(place)
@@ -110,7 +112,7 @@ def unmount(place: Path) -> None:
 async def test_a_disk_that_is_unmounted_and_mounted_again(
     tmp_path: Path, disk: Path, watched: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Another test may mount a disk meanwhile, to which the kernel gives the number of this one.
+    # Another test may mount a disk meanwhile that gets the device number of this one.
     monkeypatch.setattr(absence, "mounted_devices", frozenset)
     (disk / "a.wav").write_bytes(b"sound")
     below = os.path.relpath(disk / "a.wav", tmp_path / watched)
@@ -133,12 +135,12 @@ async def test_a_disk_that_is_unmounted_and_mounted_again(
             await until(lambda: status_of(folder)[0] == ("watching" if place else "absent"))
             assert "ounted" in str(status_of(folder)[1])
             assert (await known()).gone is None
-            assert (await events())[1:] == [("absent", place)], "it is told once"
+            assert (await events())[1:] == [("absent", place)], "it is logged once"
         assert mount(disk)
         (disk / "a.wav").write_bytes(b"sound")
         await manager.scan(preset.id)
         await until(lambda: status_of(folder) == ("watching", None) and not folder.pending.waiting)
         await until(lambda: not folder.pending.in_progress)
         assert (await known()).identity == getattr(look_at(str(tmp_path / watched), below), "identity", None)
-        assert len(watches.jobs.paths) == 1, "it is the same recording"
+        assert len(watches.jobs.paths) == 1, "the recording was transcribed again"
         assert (await events())[1:] == [("absent", place), ("back", place)]

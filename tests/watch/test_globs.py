@@ -1,4 +1,4 @@
-"""Patterns of names."""
+"""Glob patterns for names and paths."""
 
 from __future__ import annotations
 
@@ -46,32 +46,32 @@ def test_patterns(path: str, glob: str, is_match: bool) -> None:
 
 
 @given(st.text(max_size=30), st.text(st.sampled_from("/*?[]!-&|~^\\") | st.characters(), max_size=30))
-def test_no_pattern_fails(path: str, glob: str) -> None:
+def test_no_pattern_raises(path: str, glob: str) -> None:
     matches(path, glob)
 
 
 @given(NAMES)
-def test_a_name_with_its_special_signs_escaped_matches_itself(name: str) -> None:
+def test_an_escaped_name_matches_itself(name: str) -> None:
     glob = "".join(f"[{sign}]" if sign in "*?[" else sign for sign in name)
     assert matches(name, glob)
 
 
 @given(st.text("aB/\n", max_size=12), st.text("ab/*?[]!-\n", max_size=12))
-def test_a_pattern_fits_what_it_says(path: str, glob: str) -> None:
-    glob = f"a/{glob}b"  # so that it is about the whole path, and has nothing to be stripped
-    assert matches(path, glob) is fits(path.lower().split("/"), glob.split("/"))
+def test_patterns_match_like_the_reference(path: str, glob: str) -> None:
+    glob = f"a/{glob}b"  # so that it applies to the whole path, and nothing is stripped
+    assert matches(path, glob) is reference_matches(path.lower().split("/"), glob.split("/"))
 
 
-def fits(names: list[str], parts: list[str]) -> bool:
-    """By trying all there is."""
+def reference_matches(names: list[str], parts: list[str]) -> bool:
+    """Match by exhaustive search."""
     if not (names and parts):
         return names == parts or (not names and set(parts) == {"**"})
     if parts[0] == "**":
-        return fits(names, parts[1:]) or fits(names[1:], parts)
-    return fnmatchcase(names[0], parts[0]) and fits(names[1:], parts[1:])
+        return reference_matches(names, parts[1:]) or reference_matches(names[1:], parts)
+    return fnmatchcase(names[0], parts[0]) and reference_matches(names[1:], parts[1:])
 
 
-def test_no_name_keeps_a_pattern_busy() -> None:
+def test_no_name_makes_matching_slow() -> None:
     assert not matches("a" * 250, "*a" * 20 + "*b")
     assert matches("a" * 250 + "b", "*a" * 20 + "*b")
     assert not matches("a" * 250, "**a*a" * 10 + "**b")
@@ -79,6 +79,6 @@ def test_no_name_keeps_a_pattern_busy() -> None:
 
 
 @pytest.mark.parametrize("wild", ["**/a/", "**/", "**/*a*/", "**/*/**/"])
-def test_no_path_keeps_a_pattern_busy(wild: str) -> None:
+def test_no_path_makes_matching_slow(wild: str) -> None:
     assert not matches("a/" * 500 + "c", wild * 20 + "b")
     assert matches("a/" * 500 + "b", wild * 20 + "b")

@@ -1,4 +1,4 @@
-"""The ledger's decisions, and what failures mean."""
+"""The decisions of the ledger, kinds of failures, and quiet hours."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ def row(path: str = "a.wav", identity: Identity = SAME, **fields: object) -> Fil
     return FileRow(path=path, identity=identity, **values)
 
 
-def test_a_file_that_is_as_it_was_is_the_same() -> None:
+def test_an_unchanged_file_is_recognised() -> None:
     assert recognise(Seen("a.wav", SAME), row(), [], lambda _: True).verdict == "same"
 
 
 @pytest.mark.parametrize(
     "identity", [Identity("8:2", 1000, 5), Identity("8:1", 999, 5), Identity("8:1", 1000, 6)]
 )
-def test_one_that_differs_in_anything_is_looked_into(identity: Identity) -> None:
+def test_a_file_with_a_different_identity_is_unknown(identity: Identity) -> None:
     assert recognise(Seen("a.wav", identity), row(), [], lambda _: True).verdict == "unknown"
 
 
-def test_a_renamed_file_is_known() -> None:
+def test_a_renamed_file_is_recognised() -> None:
     assert recognise(Seen("b.wav", SAME), None, [row()], lambda _: False) == ("moved", row())
 
 
-def test_a_renamed_file_that_was_edited_as_well_is_looked_into() -> None:
+def test_a_renamed_and_edited_file_is_unknown() -> None:
     seen = Seen("b.wav", Identity("8:1", 1000, 6))
     assert recognise(seen, None, [row()], lambda _: False).verdict == "unknown"
 
 
-def test_a_second_name_of_a_file_is_a_copy() -> None:
+def test_a_hard_link_is_treated_as_a_copy() -> None:
     assert recognise(Seen("b.wav", SAME, links=2), None, [row()], lambda _: True).verdict == "unknown"
 
 
-def test_another_way_to_a_file_is_none_of_its_names() -> None:
+def test_another_path_to_a_file_is_an_alias() -> None:
     assert recognise(Seen("link/a.wav", SAME), None, [row()], lambda _: True).verdict == "alias"
 
 
-def test_where_case_makes_no_difference_another_case_is_another_name() -> None:
+def test_on_case_insensitive_disks_a_change_of_case_is_a_rename() -> None:
     assert recognise(Seen("A.wav", SAME), None, [row()], lambda _: True).verdict == "moved"
 
 
-def test_what_is_to_be_done_for_a_file_that_is_as_it_was() -> None:
+def test_which_unchanged_files_need_work() -> None:
     now, next_second = "2026-01-01T00:00:00.000Z", "2026-01-01T00:00:01.000Z"
     next_hour = "2026-01-01T01:00:00.000Z"
     assert not wants_work(row(status="done"), now, next_hour)
@@ -63,7 +63,7 @@ def test_what_is_to_be_done_for_a_file_that_is_as_it_was() -> None:
     assert wants_work(later, next_second, next_hour)
 
 
-def test_a_clock_that_is_set_back_puts_nothing_off_for_years() -> None:
+def test_setting_the_clock_back_does_not_postpone_retries_for_years() -> None:
     put_off = row(status="retrying", retry_at="2031-01-01T00:00:00.000Z")
     assert wants_work(put_off, "2026-01-01T00:00:00.000Z", "2026-01-01T01:00:00.000Z")
 
@@ -89,12 +89,12 @@ def test_a_clock_that_is_set_back_puts_nothing_off_for_years() -> None:
         ("store.unreadable", "environment"),
     ],
 )
-def test_what_failures_mean(code: str, kind: str) -> None:
+def test_kinds_of_failures(code: str, kind: str) -> None:
     assert kind_of_failure(code) == kind
 
 
 @given(st.floats(0.01, 10_000))
-def test_delays_grow_up_to_an_hour(first_s: float) -> None:
+def test_retry_delays_grow_up_to_an_hour(first_s: float) -> None:
     delays = [retry_delay_s(attempt, first_s) for attempt in range(1, 60)]
     assert delays[0] == first_s
     assert all(one <= other for one, other in pairwise(delays))
@@ -112,13 +112,13 @@ def test_quiet_hours() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "22-7", "25:00-07:00", "22:00-07:61", "22:00", "x"])
-def test_what_are_no_quiet_hours(text: str) -> None:
+def test_invalid_quiet_hours_are_refused(text: str) -> None:
     with pytest.raises(ValueError):
         parse_quiet_hours(text)
 
 
 @given(st.integers(0, 1439), st.integers(0, 1439), st.floats(0, 86_399))
-def test_quiet_hours_end_when_they_say(begin: int, end: int, now_s: float) -> None:
+def test_quiet_hours_end_on_time(begin: int, end: int, now_s: float) -> None:
     span = f"{begin // 60}:{begin % 60:02}-{end // 60}:{end % 60:02}"
     rest_s = quiet_for_s(parse_quiet_hours(span), now_s)
     if rest_s:

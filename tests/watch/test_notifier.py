@@ -1,4 +1,4 @@
-"""What the kernel tells of changes, by way of a process of its own."""
+"""Change notifications from the kernel, by way of a separate process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Heard:
-    """What a notifier has told of."""
+    """Records the reports of a notifier."""
 
     def __init__(self) -> None:
         self.changes: dict[str, bool] = {}
@@ -32,7 +32,7 @@ class Heard:
         self.refused: list[str] = []
 
     def take(self, changes: Changes) -> None:
-        """Note changes."""
+        """Record changes."""
         self.changes.update(changes)
 
 
@@ -49,11 +49,11 @@ async def listening(*folders: Path, below: bool = True) -> AsyncIterator[Heard]:
 
 
 def listeners() -> list[psutil.Process]:
-    """The processes that listen for us."""
+    """Return the processes that listen for this one."""
     return [one for one in psutil.Process().children() if "whisperd.folder_changes" in one.cmdline()]
 
 
-async def test_changes_are_heard_of_below_a_folder(tmp_path: Path) -> None:
+async def test_changes_below_a_folder_are_reported(tmp_path: Path) -> None:
     (tmp_path / "below").mkdir()
     async with listening(tmp_path) as heard:
         await until(lambda: heard.lost == [str(tmp_path)])
@@ -64,16 +64,16 @@ async def test_changes_are_heard_of_below_a_folder(tmp_path: Path) -> None:
         await until(lambda: heard.changes[str(new)] is False)
         assert len(listeners()) == 1
     assert not listeners()
-    assert "watchfiles" not in sys.modules, "it would hold up the daemon"
+    assert "watchfiles" not in sys.modules, "importing it would block the daemon"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no path is this long")
-async def test_the_process_list_names_no_folder_and_any_number_of_long_ones_fits(tmp_path: Path) -> None:
+async def test_folders_are_not_passed_on_the_command_line(tmp_path: Path) -> None:
     deep = tmp_path.joinpath(*["a long name " * 15] * 20)
     folders = [deep / str(number) for number in range(600)]
     for folder in folders:
         folder.mkdir(parents=True)
-    assert sum(len(str(folder)) for folder in folders) > 1 << 21, "a command line may be this long on Linux"
+    assert sum(len(str(folder)) for folder in folders) > 1 << 21, "longer than a command line on Linux may be"
     async with listening(*folders, below=False) as heard:
         await until(lambda: len(heard.lost) == len(folders))
         assert not any("a long name" in word for one in listeners() for word in one.cmdline())
@@ -81,7 +81,7 @@ async def test_the_process_list_names_no_folder_and_any_number_of_long_ones_fits
         await until(lambda: str(folders[-1] / "a.wav") in heard.changes)
 
 
-async def test_changes_below_are_not_heard_of_where_that_is_not_wanted(tmp_path: Path) -> None:
+async def test_changes_below_are_not_reported_unless_wanted(tmp_path: Path) -> None:
     (tmp_path / "below").mkdir()
     async with listening(tmp_path, below=False) as heard:
         await until(lambda: heard.lost)
@@ -91,8 +91,8 @@ async def test_changes_below_are_not_heard_of_where_that_is_not_wanted(tmp_path:
         assert str(tmp_path / "below" / "a.wav") not in heard.changes
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="names that are no text")
-async def test_a_folder_that_cannot_be_listened_to_leaves_the_others_heard(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8")
+async def test_a_refused_folder_does_not_affect_the_others(tmp_path: Path) -> None:
     good, odd = tmp_path / "good", tmp_path / os.fsdecode(b"caf\xe9")
     good.mkdir()
     odd.mkdir()
@@ -103,7 +103,7 @@ async def test_a_folder_that_cannot_be_listened_to_leaves_the_others_heard(tmp_p
         await until(lambda: str(good / "a.wav") in heard.changes)
 
 
-async def test_of_folders_that_can_be_listened_to_one_by_one_only_some_are_not_heard(
+async def test_if_not_all_folders_fit_only_some_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @asynccontextmanager
@@ -123,8 +123,8 @@ async def test_of_folders_that_can_be_listened_to_one_by_one_only_some_are_not_h
         assert heard.refused == [str(other)]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="names that are no text")
-async def test_names_that_are_no_text_have_all_looked_at_and_end_nobody(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are not UTF-8")
+async def test_a_name_that_is_not_utf_8_triggers_a_scan(tmp_path: Path) -> None:
     async with listening(tmp_path) as heard:
         await until(lambda: heard.lost)
         before = listeners()
@@ -135,7 +135,7 @@ async def test_names_that_are_no_text_have_all_looked_at_and_end_nobody(tmp_path
         assert listeners() == before
 
 
-async def test_a_process_that_dies_is_started_again_and_nothing_is_missed(tmp_path: Path) -> None:
+async def test_a_dead_process_is_restarted_and_triggers_a_scan(tmp_path: Path) -> None:
     async with listening(tmp_path) as heard:
         await until(lambda: heard.lost)
         (listener,) = listeners()
@@ -146,7 +146,7 @@ async def test_a_process_that_dies_is_started_again_and_nothing_is_missed(tmp_pa
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has the signal, and counts wake-ups")
-async def test_while_nothing_changes_nothing_wakes_who_listens(tmp_path: Path) -> None:
+async def test_without_changes_the_process_sleeps(tmp_path: Path) -> None:
     async with listening(tmp_path) as heard:
         await until(lambda: heard.lost)
         (listener,) = listeners()
@@ -159,7 +159,7 @@ async def test_while_nothing_changes_nothing_wakes_who_listens(tmp_path: Path) -
 
 
 def wake_ups(process: psutil.Process) -> int:
-    """How often the threads of a process have slept."""
+    """Return how often the threads of a process have slept."""
     statuses = [path.read_text() for path in Path(f"/proc/{process.pid}/task").glob("*/status")]
     lines = [line for status in statuses for line in status.splitlines()]
     return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))

@@ -1,4 +1,4 @@
-"""Where the files of a folder stand that are not done yet."""
+"""The pending files of a folder."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_file_settles_and_waits_for_its_turn() -> None:
     assert pending.settled_for_s("a.wav", 10) is None
 
 
-def test_one_that_changes_while_it_waits_for_its_turn_settles_anew() -> None:
+def test_a_queued_file_that_changes_settles_again() -> None:
     pending = Pending(SETTLE_S)
     observe(pending, seen(age_s=60), 0)
     assert pending.queue
@@ -40,7 +40,7 @@ def test_one_that_changes_while_it_waits_for_its_turn_settles_anew() -> None:
     assert pending.settled_for_s("a.wav", 2) is None
 
 
-def test_one_that_is_written_to_after_all_settles_anew() -> None:
+def test_a_postponed_file_settles_again() -> None:
     pending = Pending(SETTLE_S)
     observe(pending, seen(age_s=60), 0)
     pending.postpone(pending.queue.pop("a.wav"), 1)
@@ -48,7 +48,7 @@ def test_one_that_is_written_to_after_all_settles_anew() -> None:
     assert pending.settled_for_s("a.wav", 2) is None
 
 
-def test_what_is_seen_of_a_file_in_hand_is_looked_at_after_that() -> None:
+def test_a_file_seen_while_in_progress_is_checked_afterwards() -> None:
     pending = Pending(SETTLE_S)
     pending.in_progress = dict.fromkeys(("a.wav", "b.wav", "c.wav"), False)
     observe(pending, seen("a.wav"), 0)
@@ -57,10 +57,10 @@ def test_what_is_seen_of_a_file_in_hand_is_looked_at_after_that() -> None:
     assert [pending.release(path) for path in ("a.wav", "b.wav", "c.wav")] == [True, True, False]
     assert not pending.in_progress
     pending.in_progress["a.wav"] = False
-    assert not pending.release("a.wav"), "it was looked at"
+    assert not pending.release("a.wav"), "it was not seen again"
 
 
-def test_one_that_has_failed_is_looked_at_again() -> None:
+def test_a_failed_file_is_due_again() -> None:
     pending = Pending(SETTLE_S)
     pending.retry("a.wav", 5)
     observe(pending, seen("b.wav"), 3)
@@ -70,7 +70,7 @@ def test_one_that_has_failed_is_looked_at_again() -> None:
     assert pending.waiting == 1, "b.wav"
 
 
-def test_one_that_has_its_turn_waits_no_more_to_be_tried_again() -> None:
+def test_a_queued_file_no_longer_waits_for_its_retry() -> None:
     pending = Pending(SETTLE_S)
     pending.retry("a.wav", 5)
     assert pending.waiting == 1
@@ -78,7 +78,7 @@ def test_one_that_has_its_turn_waits_no_more_to_be_tried_again() -> None:
     assert pending.waiting == 1 and pending.next_look_s() == math.inf
 
 
-def test_for_what_is_gone_nothing_is_to_be_done() -> None:
+def test_a_dropped_file_leaves_no_work() -> None:
     pending = Pending(SETTLE_S)
     for path, age_s in (("a.wav", 0), ("b.wav", 60)):
         observe(pending, seen(path, age_s=age_s), 0)
@@ -89,12 +89,12 @@ def test_for_what_is_gone_nothing_is_to_be_done() -> None:
     assert pending.next_look_s() == math.inf
 
 
-def test_what_waits_may_be_forgotten_and_the_rest_goes_on() -> None:
+def test_clear_forgets_waiting_files_but_not_retries() -> None:
     pending = Pending(SETTLE_S)
     for path, age_s in (("a.wav", 0), ("b.wav", 60)):
         observe(pending, seen(path, age_s=age_s), 0)
     pending.retry("c.wav", 5)
     pending.in_progress["d.wav"] = False
     pending.clear()
-    assert pending.waiting == 1 and not pending.settled_s, "what is to be tried again"
+    assert pending.waiting == 1 and not pending.settled_s, "only the retry"
     assert "d.wav" in pending.in_progress and pending.due(5) == ["c.wav"]

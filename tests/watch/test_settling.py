@@ -17,17 +17,17 @@ def seen(size: int = 1000, age_s: float = 0.0, path: str = "a.wav") -> Seen:
     return Seen(path, Identity("1:2", size, NOW_NS - int(age_s * 1e9)))
 
 
-def test_a_file_that_is_old_when_it_is_first_seen_has_settled() -> None:
+def test_an_old_file_has_settled_at_once() -> None:
     assert Settling(3).observe(seen(age_s=60), 0, NOW_NS) == "settled"
 
 
-def test_but_not_on_a_network() -> None:
+def test_on_a_network_an_old_file_has_to_settle() -> None:
     settling = Settling(3)
     assert settling.observe(seen(age_s=60), 0, None) == "wait"
     assert settling.observe(seen(age_s=60), 3, None) == "settled"
 
 
-def test_a_file_settles_once_it_stays_as_it_is() -> None:
+def test_a_file_settles_once_it_stays_unchanged() -> None:
     settling = Settling(3)
     assert settling.observe(seen(1), 0, NOW_NS) == "wait"
     assert settling.observe(seen(2), 1, NOW_NS) == "wait"
@@ -38,21 +38,21 @@ def test_a_file_settles_once_it_stays_as_it_is() -> None:
     assert len(settling) == 0
 
 
-def test_one_that_was_renamed_into_its_place_is_taken_almost_at_once() -> None:
+def test_a_file_moved_in_settles_almost_at_once() -> None:
     settling = Settling(3)
     assert settling.observe(seen(), 0, NOW_NS, moved_in=True) == "wait"
     assert settling.next_look_s() == MOVED_IN_S
     assert settling.observe(seen(), MOVED_IN_S, NOW_NS) == "settled"
 
 
-def test_unless_it_is_written_to_after_all() -> None:
+def test_a_file_moved_in_and_then_written_settles_normally() -> None:
     settling = Settling(3)
     settling.observe(seen(1), 0, NOW_NS, moved_in=True)
     assert settling.observe(seen(2), 0.2, NOW_NS) == "wait"
     assert settling.next_look_s() == 3.2
 
 
-def test_a_file_that_makes_pauses_has_to_stay_still_for_longer() -> None:
+def test_a_file_written_with_pauses_settles_later() -> None:
     settling = Settling(3)
     settling.observe(seen(1), 0, NOW_NS)
     settling.observe(seen(2), 20, NOW_NS)
@@ -66,7 +66,7 @@ def test_an_empty_file_never_settles() -> None:
     assert settling.next_look_s() == math.inf
 
 
-def test_a_file_that_is_gone_is_not_looked_for() -> None:
+def test_a_deleted_file_is_not_checked_again() -> None:
     settling = Settling(3)
     settling.observe(seen(), 0, NOW_NS)
     settling.forget("a.wav")
@@ -76,9 +76,7 @@ def test_a_file_that_is_gone_is_not_looked_for() -> None:
 @given(
     st.lists(st.tuples(st.floats(0.01, 50), st.integers(1, 3)), min_size=1, max_size=40), st.floats(0.1, 10)
 )
-def test_nothing_is_taken_that_has_not_stayed_as_it_was(
-    looks: list[tuple[float, int]], settle_s: float
-) -> None:
+def test_no_file_settles_early(looks: list[tuple[float, int]], settle_s: float) -> None:
     settling = Settling(settle_s)
     now_s, last, since_s = 0.0, None, 0.0
     for wait_s, size in looks:
@@ -89,11 +87,11 @@ def test_nothing_is_taken_that_has_not_stayed_as_it_was(
         if verdict == "settled":
             assert now_s - since_s >= settle_s
             return
-        assert now_s <= settling.next_look_s() < math.inf, "it is looked at again"
+        assert now_s <= settling.next_look_s() < math.inf, "another check is due"
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 20), st.integers(0, 2)), max_size=60))
-def test_what_is_due_is_what_is_tracked(looks: list[tuple[str, float, int]]) -> None:
+def test_due_files_are_the_tracked_ones(looks: list[tuple[str, float, int]]) -> None:
     settling = Settling(3)
     now_s, waiting = 0.0, set[str]()
     for path, wait_s, size in looks:

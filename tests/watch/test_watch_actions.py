@@ -1,4 +1,4 @@
-"""What comes after the texts, and what goes wrong, with the real daemon."""
+"""Follow-ups after the texts, and failures, with the real daemon."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ SETTINGS = "[watch]\nsettle_s = 0.3\nretry_delay_s = 0.2\ncommand_timeout_s = 30
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """One daemon for all tests here."""
+    """Return a client of one daemon for all tests in this module."""
     from whisperd_testing import toy_model
 
     folder = tmp_path_factory.mktemp("daemon")
@@ -60,7 +60,7 @@ def finish(client: Client, folder: Path | str, event: str, count: int = 1) -> No
     until(lambda: events(client, folder).count(event) == count, f"{count} times {event}")
 
 
-def test_the_words_of_a_command() -> None:
+def test_placeholders_of_a_command() -> None:
     values = {"path": "/a/it's; rm -rf {name}.wav", "stem": "it's"}
     assert command_words(["echo", "{path}", "-{stem}-", "{", "{x}", "}{stem"], values) == [
         "echo",
@@ -83,17 +83,19 @@ def test_recordings_are_moved_once_they_are_done(client: Client, inbox: Path) ->
     assert (done / "a.wav").exists() and (done / "sub" / "b.wav").exists()
     assert not (inbox / "a.wav").exists()
     assert (inbox / "a.en.txt").read_text() == "transcribe 1.00 s\n"
-    write_tone(inbox / "a.wav", 3.0)  # another recording of that name
+    write_tone(inbox / "a.wav", 3.0)  # another recording with the same name
     finish(client, inbox, "moved away", 3)
     assert (done / "a (2).wav").exists()
-    assert (inbox / "a.en.txt").read_text() == "transcribe 1.00 s\n", "the text of the first one stays"
+    assert (inbox / "a.en.txt").read_text() == "transcribe 1.00 s\n", (
+        "the text of the first recording was replaced"
+    )
     assert (inbox / "a.wav.en.txt").read_text() == "transcribe 3.00 s\n"
     client.watch.scan(str(inbox))
-    assert events(client, inbox).count("done") == 3, "where they were moved to is left alone"
+    assert events(client, inbox).count("done") == 3, "moved recordings were transcribed again"
 
 
 @pytest.mark.real
-def test_what_is_done_is_done_again_if_asked_for(
+def test_retry_all_transcribes_finished_files_again(
     client: Client, inbox: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def ctl(*words: str) -> tuple[int, str, str]:
@@ -114,7 +116,7 @@ def test_what_is_done_is_done_again_if_asked_for(
     assert ctl("retry", str(inbox), "--all") == (0, "retrying 1 file\n", "")
     finish(client, inbox, "done", 3)
     assert "transcribe 1.00 s" in (inbox / "a.en.srt").read_text()
-    assert not (inbox / "a.en.txt").exists(), "what nobody has changed is replaced"
+    assert not (inbox / "a.en.txt").exists(), "an unchanged text was not replaced"
     assert ctl("retry", str(inbox), "--all", "a.wav")[0] == 2
     with pytest.raises(WhisperdError) as caught:
         client.watch.retry(str(inbox), ["a.wav"], all=True)
@@ -122,7 +124,7 @@ def test_what_is_done_is_done_again_if_asked_for(
 
 
 @pytest.mark.real
-@pytest.mark.skipif(os.name != "posix", reason="a program of POSIX")
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX program")
 def test_a_command_runs_before_a_recording_is_deleted(client: Client, inbox: Path, tmp_path: Path) -> None:
     write_tone(inbox / "it's $HOME.wav", 1.0)
     kept = tmp_path / "kept"
@@ -134,7 +136,7 @@ def test_a_command_runs_before_a_recording_is_deleted(client: Client, inbox: Pat
 
 
 @pytest.mark.real
-@pytest.mark.skipif(os.name != "posix", reason="a program of POSIX")
+@pytest.mark.skipif(os.name != "posix", reason="needs a POSIX program")
 @pytest.mark.parametrize(
     ("command", "told"),
     [
@@ -168,7 +170,7 @@ def test_texts_go_into_another_folder(client: Client, inbox: Path, tmp_path: Pat
 
 
 @pytest.mark.real
-def test_texts_wait_until_their_folder_can_be_written(client: Client, inbox: Path, tmp_path: Path) -> None:
+def test_texts_wait_for_their_folder_to_be_writable(client: Client, inbox: Path, tmp_path: Path) -> None:
     texts = tmp_path / "texts"
     add(client, inbox, output_dir=texts)
     texts.write_text("in the way")  # from now on
@@ -181,13 +183,11 @@ def test_texts_wait_until_their_folder_can_be_written(client: Client, inbox: Pat
     texts.unlink()
     finish(client, inbox, "done", 3)
     assert len(list(texts.glob("*.en.txt"))) == 3
-    assert events(client, inbox).count("waiting") == 1, "it is told once"
+    assert events(client, inbox).count("waiting") == 1, "it is logged once"
 
 
 @pytest.mark.real
-def test_one_folder_that_cannot_be_written_holds_up_no_other(
-    client: Client, inbox: Path, tmp_path: Path
-) -> None:
+def test_one_unwritable_folder_does_not_delay_others(client: Client, inbox: Path, tmp_path: Path) -> None:
     (tmp_path / "texts").mkdir()
     blocked = tmp_path / "texts" / "sub"
     blocked.write_text("in the way")
@@ -202,11 +202,11 @@ def test_one_folder_that_cannot_be_written_holds_up_no_other(
     client.watch.retry(str(inbox))
     finish(client, inbox, "done", 2)
     assert (blocked / "a.en.txt").exists()
-    assert events(client, inbox).count("waiting") == 1, "it is told once"
+    assert events(client, inbox).count("waiting") == 1, "it is logged once"
 
 
 @pytest.mark.real
-def test_what_says_why_there_is_no_text_goes_with_its_cause(client: Client, inbox: Path) -> None:
+def test_an_error_file_is_removed_with_its_cause(client: Client, inbox: Path) -> None:
     names = ["deleted.wav", "replaced.wav", "renamed.wav", "kept away.wav", "corrected.wav"]
     for name in names:
         (inbox / name).write_text("no sound in it")
@@ -235,7 +235,7 @@ def test_what_says_why_there_is_no_text_goes_with_its_cause(client: Client, inbo
 
 @pytest.mark.real
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere names are always UTF-8")
-def test_names_that_are_no_utf8_are_told_apart(client: Client, inbox: Path) -> None:
+def test_names_that_are_not_utf_8_are_distinguished(client: Client, inbox: Path) -> None:
     folder = inbox / os.fsdecode(b"\xe0")
     folder.mkdir()
     for byte in (b"\xe8", b"\xe9"):
@@ -256,9 +256,7 @@ def test_names_that_are_no_utf8_are_told_apart(client: Client, inbox: Path) -> N
 
 
 @pytest.mark.real
-def test_a_runtime_that_cannot_be_used_holds_up_a_watch_and_fails_no_file(
-    client: Client, inbox: Path
-) -> None:
+def test_an_unusable_runtime_makes_a_watch_wait_and_fails_no_file(client: Client, inbox: Path) -> None:
     client.runtimes.create("other", model=client.runtimes.list()[0]["model"])
     add(client, inbox, runtime="other")
     client.runtimes.disable("other")
@@ -281,24 +279,24 @@ def test_a_runtime_that_cannot_be_used_holds_up_a_watch_and_fails_no_file(
         ({"outputs": ["json", "verbose_json"]}, "name"),
     ],
 )
-def test_what_cannot_be_is_refused(client: Client, inbox: Path, fields: dict[str, Any], field: str) -> None:
+def test_invalid_watches_are_refused(client: Client, inbox: Path, fields: dict[str, Any], field: str) -> None:
     with pytest.raises(WhisperdError) as caught:
         client.watch.add(inbox, **fields)
     assert (caught.value.code, caught.value.data["field"]) == ("watch.invalid", field)
     assert client.watch.list() == []
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a computer whose processes are files")
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 @pytest.mark.parametrize("place", ["/", "/proc", "/proc/self/fdinfo"])
-def test_what_is_no_place_for_recordings_cannot_be_added(client: Client, place: str) -> None:
+def test_system_folders_cannot_be_watched(client: Client, place: str) -> None:
     with pytest.raises(WhisperdError) as caught:
         client.watch.add(place)
     assert (caught.value.code, caught.value.data["field"]) == ("watch.invalid", "path")
     assert client.watch.list() == []
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="a computer whose processes are files")
-def test_what_the_kernel_makes_up_is_passed_over(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_files_of_proc_are_skipped(tmp_path: Path) -> None:
     (tmp_path / "process").symlink_to("/proc/self")
     (tmp_path / "status").write_text("recording")
     found = list(scanner.walk(str(tmp_path), Selection(True, ("status",), (), frozenset())))
@@ -308,25 +306,25 @@ def test_what_the_kernel_makes_up_is_passed_over(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "words",
     [
-        ("add", ""),  # a variable of a script that is not set; it would be this very folder
+        ("add", ""),  # an unset variable in a script, which would mean the current folder
         ("add", "inbox", "--include", ""),
         ("add", "inbox", "--output-dir", ""),
         ("add", "inbox", "--command", "touch ''"),
         ("add", "inbox", "--command", "touch 'a"),
     ],
 )
-def test_empty_words_are_refused(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+def test_empty_arguments_are_refused(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert main.run(["--socket", "nowhere", "--no-start", "watch", *words]) == 2
     assert "empty" in (err := capsys.readouterr().err) or "quotes" in err
 
 
-def test_a_folder_that_is_not_there_cannot_be_added(client: Client, tmp_path: Path) -> None:
+def test_a_missing_folder_cannot_be_added(client: Client, tmp_path: Path) -> None:
     with pytest.raises(WhisperdError) as caught:
         client.watch.add(tmp_path / "nowhere")
     assert caught.value.code == "watch.absent"
 
 
-def test_a_model_that_nobody_knows_is_refused(client: Client, inbox: Path) -> None:
+def test_an_unknown_model_is_refused(client: Client, inbox: Path) -> None:
     watch = client.watch.add(inbox)
     with pytest.raises(WhisperdError) as caught:
         client.watch.edit(watch["id"], options={"model": "larg-v3"})
@@ -349,7 +347,7 @@ def test_quiet_hours_and_editing(client: Client, inbox: Path) -> None:
     assert client.watch.show(watch["id"])["pending"] == 0
 
 
-def test_a_pause_is_in_the_way_of_no_edit(client: Client, inbox: Path) -> None:
+def test_pausing_does_not_change_the_version(client: Client, inbox: Path) -> None:
     watch = client.watch.add(inbox)
     client.watch.pause(watch["id"])
     client.watch.resume(watch["id"])
@@ -357,13 +355,15 @@ def test_a_pause_is_in_the_way_of_no_edit(client: Client, inbox: Path) -> None:
     assert after["version"] == watch["version"] + 1
 
 
-def test_a_path_with_a_nul_character_is_called_that(client: Client, inbox: Path) -> None:
+def test_the_error_for_a_nul_character_names_it(client: Client, inbox: Path) -> None:
     with pytest.raises(WhisperdError, match="NUL") as caught:
         client.watch.add(inbox, move_to="/done\0", after="move")
     assert caught.value.code == "watch.invalid"
 
 
-def test_the_kinds_of_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_systems_without_notifications_are_polled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from whisperd.watch.mounts import file_system_of, needs_polling
 
     mounts = {"/": "ext4", str(tmp_path): "smbfs", str(tmp_path / "near"): "apfs"}
@@ -371,7 +371,7 @@ def test_the_kinds_of_file_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(psutil, "disk_partitions", lambda all: partitions)
     found = [file_system_of(str(tmp_path / name)) for name in ("far", "near", "near/below", "nearby", "..")]
     assert found == ["smbfs", "apfs", "apfs", "smbfs", "ext4"]
-    silent = ("nfs4", "cifs", "fuse.sshfs", "smbfs", "macfuse")
-    assert [kind for kind in (*silent, "ext4", "btrfs", "tmpfs", "apfs", None) if needs_polling(kind)] == [
-        *silent
+    polled = ("nfs4", "cifs", "fuse.sshfs", "smbfs", "macfuse")
+    assert [kind for kind in (*polled, "ext4", "btrfs", "tmpfs", "apfs", None) if needs_polling(kind)] == [
+        *polled
     ]

@@ -1,4 +1,4 @@
-"""What watch folders do on the disk."""
+"""The file operations of watch folders."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="leases")
-def test_who_opens_a_file_while_it_is_looked_at_does_not_end_the_daemon(recording: Path) -> None:
+def test_opening_a_file_while_it_is_checked_does_not_kill_the_daemon(recording: Path) -> None:
     said = run_python(OPENED_MEANWHILE, str(recording), env=os.environ)
     assert said.split() == ["refused", "False"]
 
 
-def test_a_recording_is_moved_under_a_name_that_is_free(recording: Path, tmp_path: Path) -> None:
+def test_a_moved_recording_gets_a_free_name(recording: Path, tmp_path: Path) -> None:
     done = tmp_path / "done"
     done.mkdir()
     (done / "a.wav").write_bytes(b"other")
@@ -65,7 +65,7 @@ def test_a_recording_is_moved_under_a_name_that_is_free(recording: Path, tmp_pat
 
 
 @pytest.mark.parametrize("has_links", [True, False])
-def test_a_move_that_was_cut_off_is_ended(recording: Path, tmp_path: Path, has_links: bool) -> None:
+def test_an_interrupted_move_is_completed(recording: Path, tmp_path: Path, has_links: bool) -> None:
     done = tmp_path / "done"
     done.mkdir()
     if has_links:
@@ -80,7 +80,7 @@ def test_a_move_that_was_cut_off_is_ended(recording: Path, tmp_path: Path, has_l
 def test_a_recording_is_moved_to_another_mount(
     recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_taken: bool
 ) -> None:
-    """Two mounts of one disk look like one, and yet nothing can be renamed from one to the other."""
+    """Two mounts of one disk look like one, but files cannot be renamed between them."""
 
     def refuse_beyond(name: str) -> None:
         change = getattr(os, name)
@@ -104,13 +104,13 @@ def test_a_recording_is_moved_to_another_mount(
     assert names(done) == sorted({"a.wav", target.name})
 
 
-def test_a_recording_that_is_where_it_is_to_be_stays(recording: Path, tmp_path: Path) -> None:
+def test_a_recording_already_at_its_destination_stays(recording: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(recording.parent)
     assert move_source(str(recording), str(tmp_path / "link")) == str(recording)
     assert recording.exists()
 
 
-def test_what_a_link_leads_to_is_there_when_it_was_moved(recording: Path, tmp_path: Path) -> None:
+def test_a_moved_link_still_leads_to_its_recording(recording: Path, tmp_path: Path) -> None:
     link, done = tmp_path / "links" / "b.wav", tmp_path / "far" / "away"
     link.parent.mkdir()
     link.symlink_to(f"../inbox/{recording.name}")
@@ -119,7 +119,7 @@ def test_what_a_link_leads_to_is_there_when_it_was_moved(recording: Path, tmp_pa
     assert names(link.parent) == [] and recording.exists()
 
 
-def test_a_recording_that_is_written_to_while_it_is_copied_stays(
+def test_a_recording_changed_while_it_is_copied_stays(
     recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def copy(source: str, target: str) -> None:
@@ -132,8 +132,8 @@ def test_a_recording_that_is_written_to_while_it_is_copied_stays(
     assert recording.read_bytes() == b"more sound" and names(tmp_path) == ["inbox"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="rights")
-def test_who_may_read_a_recording_may_read_its_text(recording: Path) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="permissions")
+def test_a_text_has_the_read_permissions_of_its_recording(recording: Path) -> None:
     recording.chmod(0o440)
     text = recording.with_name("a.en.txt")
     before = os.umask(0o077)
@@ -145,8 +145,8 @@ def test_who_may_read_a_recording_may_read_its_text(recording: Path) -> None:
     assert names(recording.parent) == ["a.en.txt", "a.wav"]
 
 
-@pytest.mark.skipif(os.name != "posix", reason="rights")
-def test_who_may_enter_the_folder_of_a_recording_may_enter_those_that_are_made(
+@pytest.mark.skipif(os.name != "posix", reason="permissions")
+def test_created_folders_have_the_permissions_of_the_folder_of_the_recording(
     recording: Path, tmp_path: Path
 ) -> None:
     recording.parent.chmod(0o770)
@@ -162,16 +162,18 @@ def test_who_may_enter_the_folder_of_a_recording_may_enter_those_that_are_made(
     assert (tmp_path / "there").stat().st_mode & 0o777 == 0o700
 
 
-def test_what_was_left_half_written_is_removed(tmp_path: Path) -> None:
-    of_nobody, of_somebody = (f".whisperd-{pid}-0123456789abcdef.part" for pid in (2**31 - 1, os.getppid()))
-    for name in (of_nobody, of_somebody, ".whisperd-notes", "a.part"):
+def test_temporary_files_of_dead_processes_are_removed(tmp_path: Path) -> None:
+    of_dead_process, of_live_process = (
+        f".whisperd-{pid}-0123456789abcdef.part" for pid in (2**31 - 1, os.getppid())
+    )
+    for name in (of_dead_process, of_live_process, ".whisperd-notes", "a.part"):
         (tmp_path / name).touch()
     remove_leftovers(str(tmp_path))
     remove_leftovers(str(tmp_path / "nowhere"))
-    assert names(tmp_path) == sorted([of_somebody, ".whisperd-notes", "a.part"])
+    assert names(tmp_path) == sorted([of_live_process, ".whisperd-notes", "a.part"])
 
 
-def test_a_text_that_may_not_be_deleted_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_text_that_cannot_be_deleted_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_path: str) -> None:
         raise PermissionError
 
@@ -182,14 +184,14 @@ def test_a_text_that_may_not_be_deleted_stays(tmp_path: Path, monkeypatch: pytes
     assert text.exists()
 
 
-def test_a_folder_that_cannot_be_made_is_told_of(recording: Path, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_an_error(recording: Path, tmp_path: Path) -> None:
     (tmp_path / "done").write_text("a file")
     with pytest.raises(WhisperdError) as refused:
         move_source(str(recording), str(tmp_path / "done"))
     assert refused.value.code == "output.not_writable" and recording.exists()
 
 
-def test_a_link_to_a_recording_of_the_same_folder_is_none(tmp_path: Path) -> None:
+def test_a_link_to_a_recording_of_the_same_folder_is_ignored(tmp_path: Path) -> None:
     root = tmp_path / "root"
     (root / ".kept").mkdir(parents=True)
     for name in ("b.wav", ".kept/c.wav", "../d.wav"):
@@ -203,8 +205,8 @@ def test_a_link_to_a_recording_of_the_same_folder_is_none(tmp_path: Path) -> Non
     ]
 
 
-def test_no_link_leads_to_what_is_left_alone(tmp_path: Path) -> None:
-    """A recording that was moved to where it is to be would be one that has come."""
+def test_links_to_skipped_folders_are_not_followed(tmp_path: Path) -> None:
+    """Otherwise, a recording that was moved away when done would be a new one."""
     for name in ("a.wav", "done/b.wav"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -221,7 +223,7 @@ def test_no_link_leads_to_what_is_left_alone(tmp_path: Path) -> None:
     assert found(Selection(skipped=frozenset({"before", above}))) == ["a.wav", "done/b.wav"]
 
 
-def test_no_link_leads_into_what_is_left_alone(tmp_path: Path) -> None:
+def test_links_into_skipped_folders_are_not_followed(tmp_path: Path) -> None:
     root = tmp_path / "root"
     for folder in ("root/done/deep", "other/deep", "others"):
         (tmp_path / folder).mkdir(parents=True)
@@ -245,7 +247,7 @@ def test_no_link_leads_into_what_is_left_alone(tmp_path: Path) -> None:
     assert {seen.path for seen in walk(str(root), by_inode) if seen} == {"far/a.wav", "one.wav"}
 
 
-def test_source_code_that_is_called_like_a_video_is_no_recording(tmp_path: Path) -> None:
+def test_source_code_named_like_a_video_is_no_recording(tmp_path: Path) -> None:
     packets = (b"G@\0\x10\0" + b"\xff" * 183) * 20
     for name in ("camera.mts", "TV.TS", "sound.dts"):
         (tmp_path / name).write_bytes(packets)

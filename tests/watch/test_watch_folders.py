@@ -81,7 +81,7 @@ def computed(model: str) -> list[float]:
     return sorted(duration for batch in batches(model) for duration in batch["durations"])
 
 
-def test_what_is_there_and_what_arrives_is_transcribed_once(
+def test_existing_and_new_files_are_transcribed_once(
     watching: RunningDaemon, inbox: Path, model: str
 ) -> None:
     (inbox / "deep" / "er").mkdir(parents=True)
@@ -89,11 +89,11 @@ def test_what_is_there_and_what_arrives_is_transcribed_once(
     write_tone(inbox / "deep" / "er" / "two.wav", 2.0)
     (inbox / "notes.txt").write_text("mine")
     add(watching, inbox, outputs=["text", "srt"])
-    until(lambda: is_idle(watching, inbox, 2), "what was there")
+    until(lambda: is_idle(watching, inbox, 2), "existing files to be done")
     write_tone(inbox / "three.wav", 3.0)
     (inbox / "new").mkdir()
     write_tone(inbox / "new" / "four.wav", 4.0)
-    until(lambda: is_idle(watching, inbox, 4), "what arrived")
+    until(lambda: is_idle(watching, inbox, 4), "new files to be done")
     assert has_text(inbox / "one.en.txt", 1.0)
     assert has_text(inbox / "deep" / "er" / "two.en.txt", 2.0)
     assert has_text(inbox / "new" / "four.en.txt", 4.0)
@@ -107,7 +107,7 @@ def test_what_is_there_and_what_arrives_is_transcribed_once(
     assert all(job["detached"] for job in jobs)
 
 
-def test_renames_are_no_new_work_and_texts_follow(watching: RunningDaemon, inbox: Path, model: str) -> None:
+def test_texts_follow_renames_without_new_work(watching: RunningDaemon, inbox: Path, model: str) -> None:
     (inbox / "old").mkdir()
     write_tone(inbox / "old" / "a.wav", 1.0)
     write_tone(inbox / "b.wav", 2.0)
@@ -123,7 +123,7 @@ def test_renames_are_no_new_work_and_texts_follow(watching: RunningDaemon, inbox
     assert len(events(watching, inbox, "done")) == 2
 
 
-def test_an_edited_file_is_new_work_and_a_copy_has_its_text_from_the_store(
+def test_edited_files_are_new_work_and_copies_are_answered_from_the_store(
     watching: RunningDaemon, inbox: Path, model: str
 ) -> None:
     write_tone(inbox / "a.wav", 1.0)
@@ -143,7 +143,7 @@ def test_an_edited_file_is_new_work_and_a_copy_has_its_text_from_the_store(
     assert len(events(watching, inbox, "done")) == 3, "a touched file is not done again"
 
 
-def test_unfinished_names_are_left_alone_until_they_are_renamed(watching: RunningDaemon, inbox: Path) -> None:
+def test_files_with_partial_names_wait_until_they_are_renamed(watching: RunningDaemon, inbox: Path) -> None:
     add(watching, inbox)
     part = write_tone(inbox / "talk.wav.part", 1.0)
     (inbox / "empty.wav").touch()
@@ -157,8 +157,8 @@ def test_unfinished_names_are_left_alone_until_they_are_renamed(watching: Runnin
     until(lambda: has_text(inbox / "empty.en.txt", 3.0), "the placeholder to get its content")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells who writes to a file")
-def test_a_copy_that_has_stopped_is_not_taken_while_it_is_open(watching: RunningDaemon, inbox: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux reports writers of a file")
+def test_a_stalled_copy_is_not_taken_while_it_is_open(watching: RunningDaemon, inbox: Path) -> None:
     whole = write_tone(inbox.parent / "whole.wav", 3.0).read_bytes()
     add(watching, inbox)
     with (inbox / "slow.wav").open("wb") as slow:
@@ -168,14 +168,14 @@ def test_a_copy_that_has_stopped_is_not_taken_while_it_is_open(watching: Running
         until(lambda: has_text(inbox / "other.en.txt", 1.0))
         write_tone(inbox / "another.wav", 2.0)
         until(lambda: has_text(inbox / "another.en.txt", 2.0))
-        until(lambda: len(events(watching, inbox, "done")) == 2, "what was written to be noted")
+        until(lambda: len(events(watching, inbox, "done")) == 2, "both files to be logged")
         assert events(watching, inbox, "done") == ["other.wav", "another.wav"]
         slow.write(whole[50_000:])
     until(lambda: has_text(inbox / "slow.en.txt", 3.0))
     assert events(watching, inbox, "failed") == []
 
 
-def test_a_file_of_somebody_else_is_never_written_over(watching: RunningDaemon, inbox: Path) -> None:
+def test_foreign_files_are_overwritten_only_on_request(watching: RunningDaemon, inbox: Path) -> None:
     (inbox / "a.en.txt").write_text("mine")
     write_tone(inbox / "a.wav", 1.0)
     write_tone(inbox / "b.wav", 2.0)
@@ -188,10 +188,10 @@ def test_a_file_of_somebody_else_is_never_written_over(watching: RunningDaemon, 
         assert client.watch.retry(str(inbox)) == {"retried": 1}
     until(lambda: has_text(inbox / "a.en.txt", 1.0))
     until(lambda: is_idle(watching, inbox, 2))
-    assert not (inbox / "a.wav.error.txt").exists(), "what is not so any more is not said"
+    assert not (inbox / "a.wav.error.txt").exists(), "the error file outlived its cause"
 
 
-def test_a_text_that_was_corrected_by_hand_stays(watching: RunningDaemon, inbox: Path) -> None:
+def test_a_text_corrected_by_hand_is_kept(watching: RunningDaemon, inbox: Path) -> None:
     write_tone(inbox / "a.wav", 1.0)
     add(watching, inbox)
     until(lambda: is_idle(watching, inbox, 1))
@@ -201,7 +201,7 @@ def test_a_text_that_was_corrected_by_hand_stays(watching: RunningDaemon, inbox:
     assert (inbox / "a.en.txt").read_text() == "corrected"
 
 
-def test_two_recordings_with_one_stem_have_texts_of_their_own(watching: RunningDaemon, inbox: Path) -> None:
+def test_two_recordings_with_one_stem_have_separate_texts(watching: RunningDaemon, inbox: Path) -> None:
     write_tone(inbox / "a.wav", 1.0)
     write_tone(inbox / "a.wave", 2.0)
     add(watching, inbox, include=["*.wav*"])
@@ -210,7 +210,9 @@ def test_two_recordings_with_one_stem_have_texts_of_their_own(watching: RunningD
     assert texts == {"transcribe 1.00 s\n", "transcribe 2.00 s\n"}
 
 
-def test_a_renamed_recording_takes_no_text_that_is_the_same(watching: RunningDaemon, inbox: Path) -> None:
+def test_a_renamed_recording_does_not_take_an_equal_text_of_another(
+    watching: RunningDaemon, inbox: Path
+) -> None:
     write_tone(inbox / "a.wav", 1.0)
     write_tone(inbox / "x.wav", 1.0, hz=220.0)
     add(watching, inbox)
@@ -222,7 +224,7 @@ def test_a_renamed_recording_takes_no_text_that_is_the_same(watching: RunningDae
     assert names(inbox) == ["a.en.txt", "a.flac", "a.flac.en.txt", "a.wav"]
 
 
-def test_a_recording_that_comes_back_without_its_text_gets_one(
+def test_a_recording_that_returns_without_its_text_gets_one(
     watching: RunningDaemon, inbox: Path, tmp_path: Path, model: str
 ) -> None:
     for name in ("copied.wav", "moved.wav"):
@@ -242,7 +244,7 @@ def test_a_recording_that_comes_back_without_its_text_gets_one(
     assert computed(model) == [1.0, 2.0]
 
 
-def test_texts_are_no_recordings_whatever_the_patterns_say(watching: RunningDaemon, inbox: Path) -> None:
+def test_texts_are_never_taken_for_recordings(watching: RunningDaemon, inbox: Path) -> None:
     write_tone(inbox / "a.wav", 1.0)
     (inbox / "b.dat").write_text("no sound")
     (inbox / "c.srt").write_text("somebody's")
@@ -254,7 +256,7 @@ def test_texts_are_no_recordings_whatever_the_patterns_say(watching: RunningDaem
 
     until(is_done)
     for path in inbox.iterdir():
-        os.utime(path, (1, 1))  # so that whatever is taken for a recording has settled
+        os.utime(path, (1, 1))  # so that any file taken for a recording has settled
     with watching.connect() as client:
         client.watch.scan(str(inbox))
     until(is_done)
@@ -262,7 +264,7 @@ def test_texts_are_no_recordings_whatever_the_patterns_say(watching: RunningDaem
     assert set(events(watching, inbox, "failed")) == {"b.dat"}
 
 
-def test_a_folder_in_a_watched_folder_may_be_watched_as_well(
+def test_a_folder_inside_a_watched_one_may_be_watched_too(
     watching: RunningDaemon, inbox: Path, tmp_path: Path
 ) -> None:
     (inbox / "inner").mkdir()
@@ -278,7 +280,7 @@ def test_a_folder_in_a_watched_folder_may_be_watched_as_well(
     assert refused.value.code == "watch.exists"
 
 
-def test_one_bad_file_holds_up_nobody(watching: RunningDaemon, inbox: Path) -> None:
+def test_a_bad_file_does_not_delay_others(watching: RunningDaemon, inbox: Path) -> None:
     (inbox / "bad.mp3").write_bytes(b"this is no music" * 100)
     write_tone(inbox / "good.wav", 1.0)
     add(watching, inbox)
@@ -287,7 +289,7 @@ def test_one_bad_file_holds_up_nobody(watching: RunningDaemon, inbox: Path) -> N
     assert "whisperctl watch retry" in (inbox / "bad.mp3.error.txt").read_text()
     (line,) = [line for line in log(watching, inbox) if line["event"] == "failed"]
     assert line["path"] == "bad.mp3"
-    write_tone(inbox / "bad.mp3", 2.0)  # whatever it is called
+    write_tone(inbox / "bad.mp3", 2.0)  # the name does not matter
     until(lambda: has_text(inbox / "bad.en.txt", 2.0))
     until(lambda: not (inbox / "bad.mp3.error.txt").exists())
 
@@ -309,10 +311,10 @@ def test_odd_names(watching: RunningDaemon, inbox: Path) -> None:
     assert has_text(inbox / os.fsdecode(b"not \xff utf8.en.txt"), 2.0)
     assert len(list(inbox.glob("*.txt"))) == 6
     write_tone(inbox / os.fsdecode(b"another \xff.wav"), 3.0)
-    until(lambda: is_idle(watching, inbox, 7), "the one for which the watcher has no words")
+    until(lambda: is_idle(watching, inbox, 7), "the file whose name the watcher cannot report")
 
 
-def test_links_end(watching: RunningDaemon, inbox: Path, model: str) -> None:
+def test_link_loops_end(watching: RunningDaemon, inbox: Path, model: str) -> None:
     (inbox / "a").mkdir()
     write_tone(inbox / "a" / "x.wav", 1.0)
     (inbox / "a" / "loop").symlink_to(inbox)
@@ -330,7 +332,9 @@ def test_links_end(watching: RunningDaemon, inbox: Path, model: str) -> None:
     assert computed(model) == [1.0, 2.0, 3.0]
 
 
-def test_a_folder_that_goes_comes_back(watching: RunningDaemon, inbox: Path, model: str) -> None:
+def test_a_folder_that_vanishes_is_watched_again_when_it_is_back(
+    watching: RunningDaemon, inbox: Path, model: str
+) -> None:
     write_tone(inbox / "a.wav", 1.0)
     add(watching, inbox)
     until(lambda: is_idle(watching, inbox, 1))
@@ -339,7 +343,7 @@ def test_a_folder_that_goes_comes_back(watching: RunningDaemon, inbox: Path, mod
     write_tone(away / "b.wav", 2.0)
     away.rename(inbox)
     with watching.connect() as client:
-        client.watch.scan(str(inbox))  # sooner than by itself
+        client.watch.scan(str(inbox))  # sooner than automatically
     until(lambda: is_idle(watching, inbox, 2))
     write_tone(inbox / "c.wav", 3.0)
     until(lambda: is_idle(watching, inbox, 3), "notifications to work again")
@@ -361,7 +365,9 @@ def test_pause_and_resume(watching: RunningDaemon, inbox: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-def test_it_all_goes_on_in_the_next_daemon(watching: RunningDaemon, inbox: Path, model: str) -> None:
+def test_the_next_daemon_resumes_the_work_of_a_killed_one(
+    watching: RunningDaemon, inbox: Path, model: str
+) -> None:
     (Path(model) / "hold").touch()
     for number in range(4):
         write_tone(inbox / f"{number}.wav", 1.0 + number)
@@ -380,7 +386,7 @@ def test_it_all_goes_on_in_the_next_daemon(watching: RunningDaemon, inbox: Path,
     assert [path for path in inbox.iterdir() if path.name.startswith(".")] == []
 
 
-def test_a_watch_that_is_added_anew_knows_its_texts(watching: RunningDaemon, inbox: Path) -> None:
+def test_a_watch_that_is_added_again_knows_its_texts(watching: RunningDaemon, inbox: Path) -> None:
     write_tone(inbox / "a.wav", 1.0)
     write_tone(inbox / "b.wav", 2.0)
     add(watching, inbox)
@@ -390,12 +396,12 @@ def test_a_watch_that_is_added_anew_knows_its_texts(watching: RunningDaemon, inb
         client.watch.remove(str(inbox))
     add(watching, inbox, options={"task": "translate"})
     until(lambda: (inbox / "a.en.txt").read_text() == "translate 1.00 s\n", "another text")
-    until((inbox / "b.wav.error.txt").exists, "what was corrected to stay")
+    until((inbox / "b.wav.error.txt").exists, "the corrected text to be reported")
     assert (inbox / "b.en.txt").read_text() == "corrected"
     assert not (inbox / "a.wav.error.txt").exists()
 
 
-def test_what_is_removed_is_not_watched(watching: RunningDaemon, inbox: Path, client: Client) -> None:
+def test_a_removed_watch_keeps_its_texts(watching: RunningDaemon, inbox: Path, client: Client) -> None:
     write_tone(inbox / "a.wav", 1.0)
     add(watching, inbox)
     until(lambda: is_idle(watching, inbox, 1))

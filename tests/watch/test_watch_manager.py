@@ -1,4 +1,4 @@
-"""Watches when something is not as it should be: in the test's own process, where it can be made so."""
+"""Watches under faults, in the test's own process, where the faults can be injected."""
 
 from __future__ import annotations
 
@@ -27,22 +27,20 @@ pytestmark = pytest.mark.anyio
 
 @pytest.fixture
 def held() -> Iterator[threading.Event]:
-    """Work that waits for it hangs until the end of the test, or until it is set."""
+    """An event for hanging work to wait for; it is set at the end of the test at the latest."""
     event = threading.Event()
     yield event
     event.set()
 
 
-async def test_a_name_that_looks_like_ours_and_is_not_ends_nothing(tmp_path: Path, inbox: Path) -> None:
+async def test_a_foreign_file_named_like_our_temporary_ones_does_no_harm(tmp_path: Path, inbox: Path) -> None:
     put(inbox, f".whisperd-{'9' * 30}-0123456789abcdef.part", "a.wav")
     async with open_watches(tmp_path) as watches:
         await watches.manager.add(str(inbox), WatchChanges())
         await until((inbox / "a.en.txt").exists)
 
 
-async def test_a_file_that_was_only_touched_settles_anew_when_it_is_edited(
-    tmp_path: Path, inbox: Path
-) -> None:
+async def test_a_touched_file_leaves_no_settling_time_behind(tmp_path: Path, inbox: Path) -> None:
     put(inbox, "a.wav")
     async with open_watches(tmp_path) as watches:
         added = await watches.manager.add(str(inbox), WatchChanges())
@@ -57,10 +55,10 @@ async def test_a_file_that_was_only_touched_settles_anew_when_it_is_edited(
 
 
 @pytest.mark.parametrize("is_edited", [False, True])
-async def test_a_text_of_another_recording_is_not_replaced_on_a_disk_that_does_not_tell_case(
+async def test_case_insensitive_disks_do_not_mix_up_texts_of_two_recordings(
     tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch, is_edited: bool
 ) -> None:
-    """Here by a link, which makes two names one, as such a disk does."""
+    """A link makes two names refer to one file, as a case-insensitive disk does."""
     put(inbox, "A.mp3")
     (inbox / "a.en.json").symlink_to("A.en.json")
     async with open_watches(tmp_path) as watches:
@@ -78,17 +76,17 @@ async def test_a_text_of_another_recording_is_not_replaced_on_a_disk_that_does_n
         watches.folder(added.id).request_scan()
         await until((inbox / "a.wav.error.txt").exists)
         assert (inbox / "a.en.json").is_symlink() and "another" not in (inbox / "A.en.json").read_text()
-        (inbox / "A.mp3").write_bytes(b"another sound")  # of which the text may be replaced
+        (inbox / "A.mp3").write_bytes(b"another sound")  # whose own text may be replaced
         watches.folder(added.id).request_scan()
         await until(lambda: "another" in (inbox / "A.en.json").read_text())
 
 
-async def test_a_tree_with_few_recordings_is_no_folder_that_does_not_answer(
+async def test_a_slow_scan_that_finds_little_does_not_time_out(
     tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(30):
         (inbox / f"{number}").mkdir()
-    put(inbox / "0", "a.wav")  # it is looked at last
+    put(inbox / "0", "a.wav")  # scanned last
     looks: list[int] = []
 
     def next_batch(*given: Any) -> list[Any]:
@@ -101,10 +99,10 @@ async def test_a_tree_with_few_recordings_is_no_folder_that_does_not_answer(
     async with open_watches(tmp_path) as watches:
         await watches.manager.add(str(inbox), WatchChanges())
         await until((inbox / "0" / "a.en.txt").exists)
-    assert max(looks) == 1  # however long that takes, somebody hears of it
+    assert max(looks) == 1  # each step is reported, so that no step looks unresponsive
 
 
-async def test_a_folder_is_looked_at_while_its_files_are_read(
+async def test_a_folder_is_scanned_while_its_files_are_hashed(
     tmp_path: Path, inbox: Path, held: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reading: list[str] = []
@@ -128,7 +126,7 @@ async def test_a_folder_is_looked_at_while_its_files_are_read(
         await until(lambda: len(watches.jobs.paths) == 8)
 
 
-async def test_a_folder_that_does_not_answer_holds_up_nobody(
+async def test_an_unresponsive_folder_delays_neither_other_folders_nor_the_exit(
     tmp_path: Path, inbox: Path, held: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dead = tmp_path / "dead"
@@ -152,10 +150,10 @@ async def test_a_folder_that_does_not_answer_holds_up_nobody(
             await until(lambda: hung)
             await watches.manager.add(str(inbox), WatchChanges())
             await until((inbox / "a.en.txt").exists)
-        # and it can be left
+        # and the manager can be closed
 
 
-async def test_a_folder_whose_jobs_wait_leaves_a_place_to_each_other_one(tmp_path: Path, inbox: Path) -> None:
+async def test_each_folder_has_a_slot_even_if_another_has_filled_its_own(tmp_path: Path, inbox: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     put(inbox, *(f"{number}.wav" for number in range(scheduler.FILES_AT_ONCE + 3)))
@@ -169,7 +167,7 @@ async def test_a_folder_whose_jobs_wait_leaves_a_place_to_each_other_one(tmp_pat
         assert len(watches.jobs.paths) == scheduler.FILES_AT_ONCE + 1
 
 
-async def test_a_ledger_that_cannot_be_read_is_asked_again(
+async def test_a_failed_read_of_the_ledger_is_retried(
     tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(inbox, "a.wav")
@@ -181,7 +179,7 @@ async def test_a_ledger_that_cannot_be_read_is_asked_again(
         await until(lambda: watches.folder(preset.id).problem is None)
 
 
-async def test_what_becomes_of_a_file_is_decided_once_the_ledger_can_be_written(
+async def test_a_failed_write_to_the_ledger_is_retried(
     tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(inbox, "a.wav")
@@ -204,7 +202,7 @@ def failing_once(ask: Any) -> Any:
     return asked
 
 
-async def test_who_waits_for_a_look_is_told_when_the_watch_is_removed(
+async def test_removing_a_watch_ends_requests_that_wait_for_its_scan(
     tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_watches(tmp_path, retry_delay_s=3600) as watches:
@@ -222,7 +220,7 @@ async def test_who_waits_for_a_look_is_told_when_the_watch_is_removed(
         assert isinstance(error, WhisperdError) and error.code == "watch.unknown"
 
 
-async def test_who_waits_for_a_look_that_cannot_begin_is_told_when_the_watch_is_removed(
+async def test_removing_a_watch_ends_requests_whose_scan_cannot_start(
     tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_watches(tmp_path, retry_delay_s=3600) as watches:
@@ -242,7 +240,7 @@ async def scan_and_show(watches: Watches, watch: str) -> None:
     await watches.manager.view(watch)
 
 
-async def test_a_file_that_gets_another_name_while_it_is_read_is_one_file(
+async def test_a_file_renamed_while_it_is_hashed_is_one_file(
     tmp_path: Path, inbox: Path, held: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def hash_unchanged(path: str, *given: Any) -> scanner.Inspected:
@@ -272,7 +270,7 @@ async def test_a_file_that_gets_another_name_while_it_is_read_is_one_file(
         assert gone is not None and gone.gone is not None
 
 
-async def test_what_is_deleted_while_it_waits_leaves_nothing_behind(tmp_path: Path, inbox: Path) -> None:
+async def test_a_file_deleted_while_it_waits_leaves_nothing_behind(tmp_path: Path, inbox: Path) -> None:
     put(inbox, *(f"{number}.wav" for number in range(scheduler.FILES_AT_ONCE + 3)))
     async with open_watches(tmp_path) as watches:
         watches.jobs.held.add("held")
@@ -285,8 +283,8 @@ async def test_what_is_deleted_while_it_waits_leaves_nothing_behind(tmp_path: Pa
         assert pending.settled_s.keys() == pending.in_progress.keys()
 
 
-async def test_a_scan_finds_out_what_was_deleted_while_it_waits(
-    tmp_path: Path, inbox: Path, untold: None
+async def test_a_scan_drops_files_deleted_while_they_waited(
+    tmp_path: Path, inbox: Path, no_notifications: None
 ) -> None:
     put(inbox, *(f"{number}.wav" for number in range(scheduler.FILES_AT_ONCE + 1)))
     async with open_watches(tmp_path) as watches:
@@ -300,7 +298,7 @@ async def test_a_scan_finds_out_what_was_deleted_while_it_waits(
         assert not pending.queue and pending.settled_s.keys() == pending.in_progress.keys()
 
 
-async def test_changes_are_given_to_the_folders_that_they_are_in(
+async def test_changes_are_passed_to_every_watch_that_contains_them(
     tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (inbox / "deep").mkdir()
@@ -313,13 +311,13 @@ async def test_changes_are_given_to_the_folders_that_they_are_in(
             preset = await watches.manager.add(str(path), WatchChanges(recursive=path != other))
             await watches.manager.scan(preset.id)
         other.unlink()
-        other.symlink_to(beside)  # which leads to a folder that is watched from now on
+        other.symlink_to(beside)  # now leads to a folder that is watched from here on
         await watches.manager.scan(preset.id)
         folders = {watched.preset.path: watched for watched in watches.folders()}
         hints: dict[str, dict[str, bool]] = {}
         for path, watched in folders.items():
             monkeypatch.setattr(watched, "hint", lambda changes, path=path: hints.update({path: changes}))
-        # There are systems that tell of real paths.
+        # Some systems report real paths.
         assert watches.manager._notifier.folders[str(beside)]
         file, gone = str(inbox / "deep" / "a.wav"), str(beside)
         watches.manager._on_changes({file: True, gone: False, str(beside / "b.wav"): True})
@@ -330,10 +328,10 @@ async def test_changes_are_given_to_the_folders_that_they_are_in(
         }
 
 
-async def test_who_looks_into_a_folder_looks_at_no_other_that_is_watched(
+async def test_scanning_a_folder_does_not_touch_other_watched_folders(
     tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """That one may be on a disk that does not answer."""
+    """The other folder may be on an unresponsive disk."""
     other, link = tmp_path / "other", inbox / "link"
     other.mkdir()
     link.symlink_to(other)
@@ -343,7 +341,7 @@ async def test_who_looks_into_a_folder_looks_at_no_other_that_is_watched(
 
     def looks(look: Any) -> Any:
         def looked(path: Any, *given: Any, **options: Any) -> Any:
-            if threading.get_ident() == here:  # the other one is looked into as well
+            if threading.get_ident() == here:  # the other folder is scanned too, in another thread
                 looked_at.append(os.fspath(path))
             return look(path, *given, **options)
 
@@ -367,8 +365,10 @@ async def test_who_looks_into_a_folder_looks_at_no_other_that_is_watched(
 DAMAGED = WhisperdError("audio.corrupt", "Nothing in it can be decoded.", "Fetch it again.")
 
 
-async def test_recordings_with_one_name_that_fail_have_each_their_reason(tmp_path: Path, inbox: Path) -> None:
-    """Their texts go into one folder."""
+async def test_failed_recordings_with_equal_names_have_separate_error_files(
+    tmp_path: Path, inbox: Path
+) -> None:
+    """Both watches write into one folder."""
     other, texts = tmp_path / "other", tmp_path / "texts"
     other.mkdir()
     put(inbox, "a.wav")
@@ -382,8 +382,10 @@ async def test_recordings_with_one_name_that_fail_have_each_their_reason(tmp_pat
         assert "caf\\xe9 is damaged." in (texts / "a.wav.error.txt").read_text()
 
 
-async def test_a_disk_that_is_away_takes_no_reason_out_of_mind(tmp_path: Path, inbox: Path) -> None:
-    """Where it was, an empty folder is left; what failed is tried again when it is back."""
+async def test_a_failed_file_on_a_missing_disk_is_retried_when_it_is_back(
+    tmp_path: Path, inbox: Path
+) -> None:
+    """The missing disk leaves an empty folder behind."""
     put(inbox, "a.wav")
     reason = inbox / "a.wav.error.txt"
     async with open_watches(tmp_path) as watches:
@@ -403,7 +405,7 @@ async def test_a_disk_that_is_away_takes_no_reason_out_of_mind(tmp_path: Path, i
         await until(lambda: not reason.exists())
 
 
-async def test_a_watch_that_cannot_be_removed_stays(
+async def test_a_watch_stays_if_removing_it_fails(
     tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_watches(tmp_path) as watches:
@@ -420,14 +422,16 @@ async def test_a_watch_that_cannot_be_removed_stays(
         await watches.manager.add(str(inbox), WatchChanges())
 
 
-async def test_what_ends_when_the_watch_is_removed_is_not_noted(tmp_path: Path, inbox: Path) -> None:
+async def test_work_that_ends_after_its_watch_was_removed_is_not_recorded(
+    tmp_path: Path, inbox: Path
+) -> None:
     seen = Seen("a.wav", Identity("1", 2, 3))
     async with open_watches(tmp_path) as watches:
         files, outputs = watches.store.files, watches.store.outputs
         preset = await watches.manager.add(str(inbox), WatchChanges())
         number = await files.put(preset.id, seen, None)
         assert await files.try_again([number]) == 1
-        await files.update(number, status="working")  # perhaps by who was a moment faster
+        await files.update(number, status="working")  # as if another worker was a moment faster
         assert await files.try_again([number]) == 0
         await watches.manager.remove(preset.id)
         wanted = Wanted([str(inbox / "a.txt")], "txt", "en", "hash")
@@ -439,7 +443,7 @@ async def test_what_ends_when_the_watch_is_removed_is_not_noted(tmp_path: Path, 
         assert caught.value.code == "watch.unknown"
 
 
-async def test_what_is_not_wanted_any_more_is_not_done_again(tmp_path: Path, inbox: Path) -> None:
+async def test_retry_all_skips_excluded_files(tmp_path: Path, inbox: Path) -> None:
     (inbox / "drafts").mkdir()
     put(inbox, "a.wav", "b.mp3")
     put(inbox / "drafts", "c.wav")
@@ -452,7 +456,7 @@ async def test_what_is_not_wanted_any_more_is_not_done_again(tmp_path: Path, inb
         assert watches.jobs.paths[-1] == str(inbox / "a.wav")
 
 
-async def test_how_long_a_file_settles_is_as_the_settings_say_now(
+async def test_a_changed_settle_s_takes_effect_at_the_next_scan(
     tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_watches(tmp_path) as watches:
@@ -465,7 +469,7 @@ async def test_how_long_a_file_settles_is_as_the_settings_say_now(
         assert watches.folder(preset.id).pending.settling.settle_s == 7.0
 
 
-async def test_a_folder_that_does_not_answer_is_looked_for_soon(
+async def test_an_unresponsive_folder_is_scanned_again_soon(
     tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def no_answer(*_given: Any) -> None:
@@ -483,7 +487,7 @@ async def test_a_folder_that_does_not_answer_is_looked_for_soon(
         assert settings.poll_interval_s < settings.scan_interval_s
 
 
-async def test_a_folder_that_is_back_is_watched_though_the_log_cannot_be_written(
+async def test_a_folder_that_is_back_is_watched_even_if_logging_fails(
     tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with open_watches(tmp_path) as watches:
@@ -498,8 +502,8 @@ async def test_a_folder_that_is_back_is_watched_though_the_log_cannot_be_written
         await until(lambda: str(inbox) in watches.manager._notifier.folders)
 
 
-async def test_a_folder_that_is_back_is_not_called_absent_while_it_is_looked_through(
-    tmp_path: Path, inbox: Path, untold: None, monkeypatch: pytest.MonkeyPatch
+async def test_a_folder_that_is_back_is_not_reported_absent_during_its_scan(
+    tmp_path: Path, inbox: Path, no_notifications: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     problems: list[WhisperdError | None] = []
 
@@ -520,7 +524,7 @@ async def test_a_folder_that_is_back_is_not_called_absent_while_it_is_looked_thr
         assert problems[0] is None
 
 
-async def test_a_look_that_finds_all_as_it_was_writes_nothing(
+async def test_a_scan_without_changes_writes_nothing(
     tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put(inbox, "a.wav")
@@ -533,7 +537,7 @@ async def test_a_look_that_finds_all_as_it_was_writes_nothing(
         assert not marked
 
 
-async def test_one_folder_that_does_not_answer_keeps_nobody_from_the_others(
+async def test_an_unresponsive_folder_does_not_stop_checks_of_the_others(
     tmp_path: Path, inbox: Path, held: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dead = tmp_path / "dead"
@@ -570,14 +574,14 @@ async def test_one_folder_that_does_not_answer_keeps_nobody_from_the_others(
         await until(lambda: retired)
 
 
-async def test_what_was_corrected_stays_where_all_is_done_again(tmp_path: Path, inbox: Path) -> None:
+async def test_retry_all_keeps_corrected_texts(tmp_path: Path, inbox: Path) -> None:
     put(inbox, "a.wav")
     async with open_watches(tmp_path) as watches:
         preset = await watches.manager.add(str(inbox), WatchChanges())
         await until_done(watches, preset.id)
         (inbox / "a.en.txt").write_text("corrected")
         await watches.manager.edit(preset.id, WatchChanges(outputs=("text", "srt")))
-        for count in (2, 3):  # however often
+        for count in (2, 3):  # also the second time
             await watches.manager.retry(preset.id, all=True)
             await until(lambda count=count: len(watches.jobs.paths) == count)
             await until_done(watches, preset.id)
@@ -589,10 +593,10 @@ async def test_what_was_corrected_stays_where_all_is_done_again(tmp_path: Path, 
         row = await watches.store.files.at(preset.id, "a.wav")
         assert row is not None
         outputs = await watches.store.outputs.of(row.id)
-        assert [output.format for output in outputs] == ["text", "srt"], "the first one stays the first"
+        assert [output.format for output in outputs] == ["text", "srt"], "the order of outputs changed"
 
 
-async def test_what_was_corrected_goes_along_with_its_folder(tmp_path: Path, inbox: Path) -> None:
+async def test_a_corrected_text_moves_with_its_folder(tmp_path: Path, inbox: Path) -> None:
     (inbox / "old").mkdir()
     put(inbox, "old/a.wav")
     async with open_watches(tmp_path) as watches:
@@ -609,8 +613,8 @@ async def test_what_was_corrected_goes_along_with_its_folder(tmp_path: Path, inb
         assert (inbox / "new" / "a.en.txt").read_text() == "corrected"
 
 
-async def test_what_lies_beside_the_new_name_of_a_recording_is_not_its_text(
-    tmp_path: Path, inbox: Path, untold: None
+async def test_a_foreign_file_at_the_new_name_of_a_recording_is_kept(
+    tmp_path: Path, inbox: Path, no_notifications: None
 ) -> None:
     put(inbox, "a.wav")
     async with open_watches(tmp_path) as watches:
@@ -626,11 +630,11 @@ async def test_what_lies_beside_the_new_name_of_a_recording_is_not_its_text(
 
 
 @pytest.mark.parametrize("is_new", [True, False])
-async def test_what_is_no_correction_of_this_recording_is_told_of(
+async def test_a_file_that_is_no_correction_of_this_recording_fails_it(
     tmp_path: Path, inbox: Path, is_new: bool
 ) -> None:
-    """A file of somebody else, or a corrected text of the recording that had this name before: however often
-    it is tried again."""
+    """A foreign file, or the corrected text of an earlier recording of this name. Retries do not change
+    that."""
     put(inbox, "a.wav")
     if is_new:
         (inbox / "a.en.txt").write_text("somebody else's")
@@ -652,9 +656,7 @@ async def test_what_is_no_correction_of_this_recording_is_told_of(
 
 
 @pytest.mark.parametrize("place", ["file", "file/below"])
-async def test_what_is_no_folder_is_no_place_for_texts_or_recordings(
-    tmp_path: Path, inbox: Path, place: str
-) -> None:
+async def test_output_dir_and_move_to_have_to_be_folders(tmp_path: Path, inbox: Path, place: str) -> None:
     (tmp_path / "file").write_text("notes")
     path = str(tmp_path / place)
     async with open_watches(tmp_path) as watches:
@@ -674,7 +676,7 @@ async def test_what_is_no_folder_is_no_place_for_texts_or_recordings(
         assert watches.manager.all() == [preset]
 
 
-async def test_what_removed_watches_have_written_is_forgotten_though_none_is_left(
+async def test_outputs_of_removed_watches_are_forgotten_even_without_watches(
     tmp_path: Path, inbox: Path
 ) -> None:
     put(inbox, "a.wav")

@@ -1,4 +1,4 @@
-"""What changes while a watch is at work: files are renamed, edited and deleted, disks go and come back."""
+"""Changes while a watch is at work: files are renamed, edited and deleted, disks vanish and return."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.parametrize("is_edited", [False, True])
-async def test_of_a_file_that_is_renamed_and_edited_while_it_is_at_work_only_the_last_job_counts(
+async def test_a_file_renamed_and_edited_during_its_job_is_done_once_per_content(
     tmp_path: Path, inbox: Path, is_edited: bool
 ) -> None:
     put(inbox, "a.wav")
@@ -46,15 +46,15 @@ async def test_of_a_file_that_is_renamed_and_edited_while_it_is_at_work_only_the
         assert (inbox / "b.en.txt").exists() and len(taken) == 1 + is_edited
 
 
-async def until_it_waits(watches: Watches, watch: str) -> None:
-    """For a disk that is away."""
+async def until_awaiting_followup(watches: Watches, watch: str) -> None:
+    """Wait until a follow-up is held for a missing disk."""
     await until(
         lambda: watches.manager._work._awaiting_followup and not watches.folder(watch).pending.in_progress
     )
 
 
-async def killed_before_the_rest(tmp_path: Path, inbox: Path, changes: WatchChanges) -> str:
-    """A watch of a recording that has its texts, and whose daemon ended before what comes after them."""
+async def killed_before_followup(tmp_path: Path, inbox: Path, changes: WatchChanges) -> str:
+    """Return a watch whose daemon ended after it had written the texts of `a.wav`, before the follow-up."""
     put(inbox, "a.wav")
     async with open_watches(tmp_path) as watches:
         preset = await watches.manager.add(str(inbox), WatchChanges())
@@ -67,23 +67,23 @@ async def killed_before_the_rest(tmp_path: Path, inbox: Path, changes: WatchChan
 
 
 @pytest.mark.parametrize("is_deleted", [True, False])
-async def test_what_comes_after_the_texts_waits_for_a_disk_that_is_away_when_the_daemon_starts(
+async def test_a_follow_up_waits_for_a_disk_that_is_missing_at_the_start(
     tmp_path: Path, inbox: Path, is_deleted: bool
 ) -> None:
     copied = ("cp", "{path}", str(tmp_path))
     changes = WatchChanges(after="delete") if is_deleted else WatchChanges(command=copied)
-    watch = await killed_before_the_rest(tmp_path, inbox, changes)
+    watch = await killed_before_followup(tmp_path, inbox, changes)
     inbox.rename(tmp_path / "away")
     async with open_watches(tmp_path) as watches:
-        await until_it_waits(watches, watch)
+        await until_awaiting_followup(watches, watch)
         (tmp_path / "away").rename(inbox)
         watches.folder(watch).request_scan()
         await until(lambda: not (inbox / "a.wav").exists() if is_deleted else (tmp_path / "a.wav").exists())
-        assert not watches.jobs.taken, "it has its texts"
+        assert not watches.jobs.taken, "its texts exist already"
 
 
-def begin_when_renamed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the daemon go on with a file only once another name was found for it."""
+def start_after_rename(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the daemon resume a file only after its new name was found."""
     renamed, rename = anyio.Event(), FileWork.rename
 
     async def note(self: FileWork, *given: Any) -> None:
@@ -98,14 +98,14 @@ def begin_when_renamed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("is_renamed", [True, False])
-async def test_no_command_runs_for_a_recording_that_is_not_there_when_the_daemon_starts(
-    tmp_path: Path, inbox: Path, untold: None, monkeypatch: pytest.MonkeyPatch, is_renamed: bool
+async def test_no_command_runs_for_a_recording_that_is_missing_at_the_start(
+    tmp_path: Path, inbox: Path, no_notifications: None, monkeypatch: pytest.MonkeyPatch, is_renamed: bool
 ) -> None:
-    """Under its old name, where it has another one by now, also where that is found out just then."""
-    watch = await killed_before_the_rest(tmp_path, inbox, WatchChanges(command=("touch", "{path}.seen")))
+    """Nor for the old name of a renamed one, even if the new name is found only then."""
+    watch = await killed_before_followup(tmp_path, inbox, WatchChanges(command=("touch", "{path}.seen")))
     if is_renamed:
         (inbox / "a.wav").rename(inbox / "b.wav")
-        begin_when_renamed(monkeypatch)
+        start_after_rename(monkeypatch)
     else:
         (inbox / "a.wav").unlink()
     async with open_watches(tmp_path) as watches:
@@ -114,20 +114,20 @@ async def test_no_command_runs_for_a_recording_that_is_not_there_when_the_daemon
             (line,) = await watches.manager.log(watch, 1)
             return line["event"], line["path"]
 
-        if is_renamed:  # found by the look that there is at first
+        if is_renamed:  # found by the first scan
             await until((inbox / "b.wav.seen").exists)
         with anyio.fail_after(LIMIT_S):
             while not is_renamed and await last_event() != ("gone", "a.wav"):
                 await watches.manager.scan(watch)
         assert [path.name for path in inbox.glob("*.seen")] == (["b.wav.seen"] if is_renamed else [])
-        assert not watches.jobs.taken, "it has its texts"
+        assert not watches.jobs.taken, "its texts exist already"
 
 
 @pytest.mark.parametrize("is_touched", [True, False])
-async def test_a_recording_whose_disk_goes_away_while_its_command_runs_is_deleted_when_it_is_back(
+async def test_a_recording_whose_disk_vanished_during_its_command_is_deleted_later(
     tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch, is_touched: bool
 ) -> None:
-    """It is not read again, which may take too long, unless it was touched."""
+    """Hashing it again may take too long, so that is only done if it was touched."""
     if not is_touched:
         monkeypatch.setattr(scanner, "hash_unchanged", lambda *_given: (True, None))
     put(inbox, "a.wav")
@@ -139,17 +139,17 @@ async def test_a_recording_whose_disk_goes_away_while_its_command_runs_is_delete
     )
     async with open_watches(tmp_path) as watches:
         preset = await watches.manager.add(str(inbox), WatchChanges(command=pulled, after="delete"))
-        await until_it_waits(watches, preset.id)
+        await until_awaiting_followup(watches, preset.id)
         if is_touched:
             os.utime(away / "a.wav", (1, 1))
         away.rename(inbox)
         watches.folder(preset.id).request_scan()
         await until(lambda: inbox.exists() and not (inbox / "a.wav").exists())
-        assert len(watches.jobs.taken) == 1, "it has its texts"
+        assert len(watches.jobs.taken) == 1, "its texts exist already"
 
 
-async def test_a_recording_that_is_renamed_while_its_command_runs_stays(
-    tmp_path: Path, inbox: Path, untold: None, monkeypatch: pytest.MonkeyPatch
+async def test_a_recording_renamed_during_its_command_is_not_deleted(
+    tmp_path: Path, inbox: Path, no_notifications: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scheduler, "FILES_AT_ONCE", 1)
     put(inbox, "a.wav")
@@ -168,7 +168,7 @@ async def test_a_recording_that_is_renamed_while_its_command_runs_stays(
         assert (inbox / "b.wav").exists()
 
 
-async def test_what_is_gone_or_excluded_is_not_tried_again(tmp_path: Path, inbox: Path) -> None:
+async def test_retry_skips_deleted_and_excluded_files(tmp_path: Path, inbox: Path) -> None:
     put(inbox, "a.wav", "b.wav", "c.wav")
     async with open_watches(tmp_path) as watches:
         watches.jobs.error = WhisperdError(
@@ -190,8 +190,8 @@ async def test_what_is_gone_or_excluded_is_not_tried_again(tmp_path: Path, inbox
         assert row is not None and row.status == "failed"
 
 
-async def test_a_file_that_is_renamed_before_it_is_opened_is_looked_at_by_its_new_name(
-    tmp_path: Path, inbox: Path, untold: None
+async def test_a_file_renamed_before_it_is_opened_is_retried_by_its_new_name(
+    tmp_path: Path, inbox: Path, no_notifications: None
 ) -> None:
     put(inbox, "a.wav")
     async with open_watches(tmp_path) as watches:
@@ -206,10 +206,8 @@ async def test_a_file_that_is_renamed_before_it_is_opened_is_looked_at_by_its_ne
         await until((inbox / "b.en.txt").exists)
 
 
-async def test_a_name_that_differs_in_case_alone_is_no_way_to_another_file(
-    tmp_path: Path, inbox: Path
-) -> None:
-    """Here by a link, which makes two names one, as a disk does that does not tell case."""
+async def test_a_name_that_differs_only_in_case_is_not_an_alias(tmp_path: Path, inbox: Path) -> None:
+    """A link makes two names refer to one file, as a case-insensitive disk does."""
     put(inbox, "talk.wav")
     async with open_watches(tmp_path) as watches:
         preset = await watches.manager.add(str(inbox), WatchChanges())
@@ -221,7 +219,7 @@ async def test_a_name_that_differs_in_case_alone_is_no_way_to_another_file(
         assert watches.jobs.paths == [str(inbox / "talk.wav"), str(inbox / "Talk.wav")]
 
 
-async def test_waiting_for_a_folder_uses_up_no_tries(tmp_path: Path, inbox: Path) -> None:
+async def test_waiting_for_a_folder_uses_up_no_attempts(tmp_path: Path, inbox: Path) -> None:
     put(inbox, "a.wav")
     place = {"path": "", "folder": str(inbox / "below")}
     not_writable = WhisperdError("output.folder_not_writable", "It is read-only.", "Wait.", place)
@@ -241,7 +239,7 @@ async def test_waiting_for_a_folder_uses_up_no_tries(tmp_path: Path, inbox: Path
         assert row is not None and (row.status, row.attempts) == ("retrying", 1)
 
 
-async def test_who_asks_for_a_look_waits_no_longer(tmp_path: Path, inbox: Path) -> None:
+async def test_a_requested_scan_ends_the_backoff(tmp_path: Path, inbox: Path) -> None:
     put(inbox, "a.wav")
     async with open_watches(tmp_path, retry_delay_s=3600) as watches:
         place = {"path": "", "folder": str(inbox)}
@@ -254,7 +252,7 @@ async def test_who_asks_for_a_look_waits_no_longer(tmp_path: Path, inbox: Path) 
         await until_done(watches, preset.id)
 
 
-async def test_what_was_only_touched_is_known_though_it_could_not_be_read_at_first(
+async def test_a_touched_file_that_cannot_be_read_at_first_keeps_its_corrected_text(
     tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def hash_unchanged(*given: Any) -> scanner.Inspected:
@@ -276,7 +274,7 @@ async def test_what_was_only_touched_is_known_though_it_could_not_be_read_at_fir
         assert (inbox / "a.en.txt").read_text() == "corrected"
 
 
-async def test_what_takes_too_long_to_be_read_may_hold_anything_once_it_is_touched(
+async def test_a_touched_file_that_cannot_be_hashed_in_time_is_transcribed_again(
     tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scanner, "hash_unchanged", lambda *_given: (True, None))
@@ -289,8 +287,8 @@ async def test_what_takes_too_long_to_be_read_may_hold_anything_once_it_is_touch
         await until(lambda: len(watches.jobs.paths) == 2)
 
 
-async def test_who_is_told_to_be_gone_is_soon_transcribed_no_more(
-    tmp_path: Path, inbox: Path, untold: None, monkeypatch: pytest.MonkeyPatch
+async def test_a_reported_deletion_soon_cancels_the_job(
+    tmp_path: Path, inbox: Path, no_notifications: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(discovery, "RENAMED_IN_S", 0.01)
     put(inbox, "a.wav")
@@ -305,10 +303,10 @@ async def test_who_is_told_to_be_gone_is_soon_transcribed_no_more(
 
 
 @pytest.mark.parametrize("is_told", [True, False])
-async def test_who_is_gone_is_not_transcribed_to_the_end(
-    tmp_path: Path, inbox: Path, untold: None, monkeypatch: pytest.MonkeyPatch, is_told: bool
+async def test_a_deleted_file_is_cancelled_and_a_renamed_one_is_not(
+    tmp_path: Path, inbox: Path, no_notifications: None, monkeypatch: pytest.MonkeyPatch, is_told: bool
 ) -> None:
-    """Unlike who has another name, in whatever order that is told."""
+    """In whatever order the changes are reported."""
     monkeypatch.setattr(discovery, "SLICE", 1)
     monkeypatch.setattr(discovery, "RENAMED_IN_S", math.inf)
     put(inbox, "a.wav", "b.wav")
@@ -340,15 +338,15 @@ async def until_gone(watches: Watches, watch: str, path: str) -> None:
 
 
 @pytest.mark.parametrize("looks", [1, 2])
-async def test_who_has_a_name_that_is_not_wanted_for_a_moment_is_transcribed_all_the_same(
-    tmp_path: Path, inbox: Path, untold: None, monkeypatch: pytest.MonkeyPatch, looks: int
+async def test_a_file_with_an_ignored_name_for_a_moment_is_still_transcribed(
+    tmp_path: Path, inbox: Path, no_notifications: None, monkeypatch: pytest.MonkeyPatch, looks: int
 ) -> None:
-    """By the job that is at work on it, if it is back soon."""
+    """By its running job, if it is back before the second scan."""
     monkeypatch.setattr(discovery, "RENAMED_IN_S", math.inf)
     put(inbox, "a.wav")
     async with open_watches(tmp_path) as watches:
         cancelled: list[str] = []
-        monkeypatch.setattr(watches.jobs, "cancel", cancelled.append)  # it takes a moment to end
+        monkeypatch.setattr(watches.jobs, "cancel", cancelled.append)  # the job takes a moment to end
         watches.jobs.held.add("held")
         preset = await watches.manager.add(str(inbox), WatchChanges(profile="held"))
         await until(lambda: watches.jobs.taken)

@@ -1,4 +1,4 @@
-"""Which files are recordings, and what their outputs are called."""
+"""Which files are recordings, and how their outputs are named."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"
         "a.f137.mp4.part",
     ],
 )
-def test_what_is_still_being_made_has_a_name_that_says_so(name: str) -> None:
+def test_names_of_partial_files(name: str) -> None:
     assert is_partial(name)
     assert not Selection(include=("*",)).wants(f"talks/{name}")
 
 
 @pytest.mark.parametrize("name", ["party.wav", "a.partial.story.mp3", "temp.mp4", "tmp.wav", "1.5.wav"])
-def test_a_name_that_only_looks_like_it_is_not_partial(name: str) -> None:
+def test_names_that_only_look_partial(name: str) -> None:
     assert not is_partial(name)
     assert Selection().wants(name)
 
 
-def test_only_audio_and_video_is_wanted_unless_something_else_is_said() -> None:
+def test_only_audio_and_video_is_wanted_by_default() -> None:
     assert Selection().wants("a.mp3")
     assert not Selection().wants("a.txt")
     assert Selection(include=("*.dat",)).wants("a.dat")
@@ -57,7 +57,7 @@ def test_only_audio_and_video_is_wanted_unless_something_else_is_said() -> None:
     assert not Selection(exclude=("draft*",)).wants("draft 1.mp3")
 
 
-def test_folders_that_are_not_looked_into() -> None:
+def test_folders_that_are_not_scanned() -> None:
     selection = Selection(exclude=("drafts",), skipped=frozenset({"done"}))
     assert selection.reaches("talks/2026/a.wav")
     assert not selection.reaches("talks/drafts/new/a.wav")
@@ -79,20 +79,20 @@ def test_outputs_are_named_by_the_template() -> None:
 
 
 @given(NAMES, st.sampled_from([*FORMATS, ERROR_FORMAT]), st.integers(min_value=48, max_value=255))
-def test_no_name_is_too_long(source: str, format_name: str, max_bytes: int) -> None:
+def test_output_names_fit_the_limit(source: str, format_name: str, max_bytes: int) -> None:
     name = output_name(DEFAULT_TEMPLATE, source * 3 + ".wav", "en", format_name, max_bytes)
     assert len(os.fsencode(name)) <= max_bytes
     assert "/" not in name
 
 
-def test_long_names_that_begin_alike_stay_apart() -> None:
+def test_shortened_names_stay_distinct() -> None:
     one, other = (output_name(DEFAULT_TEMPLATE, "x" * 250 + end, "en", "text") for end in ("1.wav", "2.wav"))
     assert one != other
     assert one.endswith(".en.txt")
 
 
-@given(NAMES.filter(lambda name: name.strip(".")))  # behind nothing but dots, no dot begins an ending
-def test_the_names_that_an_output_may_have_differ(source: str) -> None:
+@given(NAMES.filter(lambda name: name.strip(".")))  # a name of dots alone has no suffix
+def test_alternative_output_names_are_distinct(source: str) -> None:
     names = [
         name
         for name, _ in zip(
@@ -109,7 +109,7 @@ def test_the_names_that_an_output_may_have_differ(source: str) -> None:
         *("{stem:.3}.txt", "{stem:99999999999}.txt", "{stem!r}.txt", "{stem:{name}}.txt", "{stem!}", "}"),
     ],
 )
-def test_templates_that_cannot_be(template: str) -> None:
+def test_invalid_templates_are_refused(template: str) -> None:
     assert check_template(template, ("text",)) is not None
 
 
@@ -120,8 +120,8 @@ def test_templates_that_cannot_be(template: str) -> None:
     ),
     NAMES,
 )
-def test_a_template_is_refused_or_gives_each_file_names_of_its_own(parts: list[str], source: str) -> None:
-    """For without a new one in the end, nobody would find a free place."""
+def test_an_accepted_template_yields_distinct_names(parts: list[str], source: str) -> None:
+    """Otherwise, the search for a free name would not end."""
     template = "".join(parts)
     if check_template(template, ("text",)) is None:
         names = output_names(template, f"{source}.wav", "en", "text")
@@ -135,12 +135,12 @@ def test_two_formats_need_two_names() -> None:
     assert check_template(DEFAULT_TEMPLATE, ("text", "srt", "vtt")) is None
 
 
-def test_names_that_some_file_systems_take_for_one() -> None:
+def test_names_that_some_file_systems_treat_as_equal() -> None:
     assert is_same_name("Talk.wav", "talk.WAV")
     assert is_same_name("caf\u00e9.wav", "cafe\u0301.wav")
     assert not is_same_name("a.wav", "b.wav")
 
 
-def test_however_many_recordings_had_one_name_there_is_one_for_the_next() -> None:
+def test_there_is_always_another_output_name() -> None:
     names = output_names(DEFAULT_TEMPLATE, "memo.wav", "en", "text")
     assert next(islice(names, 2000, None)) == "memo (2000).en.txt"

@@ -1,4 +1,4 @@
-"""What a watch does not want any more is left alone, however far it had come; what is renamed is not."""
+"""Files that a watch no longer wants are left alone at any stage; renamed ones are not."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from whisperd.watch.scanner import Seen
 pytestmark = pytest.mark.anyio
 
 NOT_READABLE = WhisperdError("audio.not_readable", "It cannot be read.", "Wait.")
-"""What is tried again."""
+"""An error that is retried."""
 
 
 @asynccontextmanager
 async def waiting_for_its_retry(
     inbox: Path, changes: WatchChanges, retry_delay_s: float
 ) -> AsyncIterator[Watches]:
-    """A watch of a folder with one file, `a.wav`, which could not be read and would be, the next time."""
+    """Watch a folder with one file, `a.wav`, which could not be read and waits for its retry."""
     inbox.mkdir()
     (inbox / "a.wav").write_bytes(b"sound")
     async with open_watches(inbox.parent, retry_delay_s=retry_delay_s) as watches:
@@ -36,7 +36,7 @@ async def waiting_for_its_retry(
         yield watches
 
 
-async def test_a_file_that_waits_for_its_retry_is_not_deleted_once_it_is_excluded(tmp_path: Path) -> None:
+async def test_an_excluded_file_that_waits_for_its_retry_is_not_deleted(tmp_path: Path) -> None:
     inbox = tmp_path / "inbox"
     async with waiting_for_its_retry(inbox, WatchChanges(after="delete"), retry_delay_s=1) as watches:
         (folder,) = watches.folders()
@@ -52,14 +52,14 @@ async def test_a_file_that_waits_for_its_retry_is_not_deleted_once_it_is_exclude
     assert (inbox / "a.wav").exists()
 
 
-async def test_what_is_excluded_in_the_middle_of_a_scan_is_left_alone(
+async def test_files_excluded_during_a_scan_are_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inbox = tmp_path / "inbox"
     inbox.mkdir()
     for number in range(20):
         (inbox / f"{number:02}.wav").write_bytes(f"sound {number}".encode())
-        os.utime(inbox / f"{number:02}.wav", (1e9, 1e9))  # it has settled long ago
+        os.utime(inbox / f"{number:02}.wav", (1e9, 1e9))  # settled long ago
     next_batch = scanner.next_batch
     slices, is_edited = [0], Event()
 
@@ -81,7 +81,7 @@ async def test_what_is_excluded_in_the_middle_of_a_scan_is_left_alone(
     assert len(list(inbox.glob("*.wav"))) >= 15
 
 
-async def test_a_file_that_is_renamed_while_it_waits_is_tried_again_all_the_same(tmp_path: Path) -> None:
+async def test_a_file_renamed_while_it_waits_is_still_retried(tmp_path: Path) -> None:
     inbox = tmp_path / "inbox"
     async with waiting_for_its_retry(inbox, WatchChanges(), retry_delay_s=2) as watches:
         watches.jobs.error = None

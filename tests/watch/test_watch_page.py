@@ -1,4 +1,4 @@
-"""The page about watch folders: its lines are run, in order, as a new user copies them."""
+"""The page about watch folders: its commands are run in order, as a new user would copy them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def home(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def user(make_daemon: Callable[..., RunningDaemon], home: Path, toy: Callable[..., str]) -> RunningDaemon:
-    """A user with a home of their own, and `whisperctl` on the path."""
+    """A user with a separate home, and `whisperctl` on the PATH."""
     programs = home / "bin"
     programs.mkdir()
     program = programs / "whisperctl"
@@ -51,7 +51,7 @@ def run(line: str, user: RunningDaemon) -> str:
     return done.stdout
 
 
-def test_every_line_can_be_copied(user: RunningDaemon, home: Path) -> None:
+def test_every_command_of_the_page_works(user: RunningDaemon, home: Path) -> None:
     recording = home / "Recordings" / "interview.flac"
     for line in LINES:
         if line == "whisperctl watch list":
@@ -66,13 +66,15 @@ def test_every_line_can_be_copied(user: RunningDaemon, home: Path) -> None:
         if "touch" in line:
             shutil.copy(AUDIO / "austen-0880.wav", recording.with_name("moved.wav"))
             until((home / "Done" / "moved.wav").exists, "the recording to be moved")
-            assert (home / "Recordings" / "moved.en.txt.seen").exists(), "the command ran before that"
+            assert (home / "Recordings" / "moved.en.txt.seen").exists(), (
+                "the command did not run before the move"
+            )
     assert (home / "Recordings" / "interview.en.txt").read_text() == "hello\n"
     assert recording.exists()
     assert run("whisperctl watch list --json", user) == "[]\n"
 
 
-def test_the_page_tells_the_settings_as_they_are() -> None:
+def test_the_page_states_the_actual_settings() -> None:
     settings = WatchSettings()
     assert (settings.settle_s, settings.poll_interval_s, settings.scan_interval_s) == (3, 30, 300)
     assert settings.command_timeout_s == 300
@@ -80,7 +82,7 @@ def test_the_page_tells_the_settings_as_they_are() -> None:
         assert hasattr(settings, name)
 
 
-def test_the_page_has_every_verb() -> None:
+def test_the_page_shows_every_subcommand() -> None:
     from whisperd.cli.main import program
 
     for verb in program().command("watch").commands:

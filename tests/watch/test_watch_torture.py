@@ -1,6 +1,6 @@
 """Daemon, worker and decoder are killed while files are copied, renamed, edited and deleted.
 
-`make torture` runs a hundred rounds. The seed is printed; `WHISPERD_TORTURE_SEED` does the same things again.
+`make torture` runs a hundred rounds. The seed is printed; `WHISPERD_TORTURE_SEED` repeats a run.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ pytestmark = [pytest.mark.real, pytest.mark.slow, pytest.mark.skipif(os.name != 
 ROUNDS = int(os.environ.get("WHISPERD_TORTURE_ROUNDS", "2"))
 SEED = os.environ.get("WHISPERD_TORTURE_SEED", "1" if ROUNDS == 2 else str(time.time_ns()))
 STEPS = 25
-"""What happens in a round."""
+"""Steps per round."""
 MOST_FILES = 60
-"""From so many on, more are deleted than made: a late round is to be as quick as an early one."""
+"""Above this number, most steps delete files, so that late rounds are as quick as early ones."""
 SETTINGS = """
 [watch]
 settle_s = 0.3
@@ -42,20 +42,20 @@ keep_count = 100000
 
 
 class Tree:
-    """A watched folder, and somebody who has much to do in it."""
+    """A watched folder, and a busy user who works in it."""
 
     def __init__(self, root: Path, chance: random.Random) -> None:
         self.root = root
         self.chance = chance
         self.made = 0
         self.stems: dict[Path, set[str]] = {}
-        """By file, all the names that it has had since its text was last seen to be right."""
+        """For each file, all stems it has had since its text was last checked."""
         self.left_behind: set[str] = set()
-        """Names whose texts may stay, for their recordings are gone."""
+        """Stems whose texts may stay, because their recordings were deleted."""
         self.edited: set[Path] = set()
 
     def act(self) -> str:
-        """Do one thing; says which."""
+        """Take a random step and return its name."""
         doings = [
             self.create,
             self.create,
@@ -98,7 +98,7 @@ class Tree:
             new = write_tone(path.with_name(f".{path.name}"), self._seconds())
             new.replace(path)
         self.edited.add(path)
-        # One that was renamed just before may be noticed as what it is now: another file of another name.
+        # If it was renamed just before, the watch may see another file with another name.
         self.left_behind |= self.stems[path] - {path.stem}
 
     def delete(self) -> None:
@@ -107,14 +107,14 @@ class Tree:
         self.left_behind |= self.stems.pop(path)
 
     def carry(self) -> None:
-        """Move a folder with all that is in it."""
+        """Rename a folder with its contents."""
         folders = [one for one in self.root.iterdir() if one.is_dir()]
         if not folders:
             return
         old = self.chance.choice(sorted(folders))
         self.made += 1
         new = self.root / f"folder{self.made}"
-        # A text whose recording has just left this folder goes with it, and another one is written.
+        # The text of a recording that just left this folder moves along, and another one is written.
         self.left_behind |= {text.name.removesuffix(".en.txt") for text in old.glob("*.en.txt")}
         old.rename(new)
         for path in [one for one in self.stems if old in one.parents]:
@@ -122,7 +122,7 @@ class Tree:
 
     def _has_moved(self, old: Path, new: Path) -> None:
         self.stems[new] = {*self.stems.pop(old), new.stem}
-        if old in self.edited:  # by name, inode and content it is another one
+        if old in self.edited:  # name, inode and content all differ: another file
             self.edited.discard(old)
             self.edited.add(new)
             self.left_behind |= self.stems[new] - {new.stem}
@@ -142,10 +142,10 @@ class Tree:
         return self.chance.randint(50, 500) / 100
 
     def check(self, database: Path) -> None:
-        """Every file has one text, of what is in it now; nothing is half written; the ledger agrees."""
+        """Check that each file has one current text, nothing is partial, and the ledger agrees."""
         files = {path for path in self.root.rglob("*") if path.is_file()}
         texts = {path for path in files if path.name.endswith(".en.txt")}
-        assert files - texts == set(self.stems), "nothing is left half written, no error was noted"
+        assert files - texts == set(self.stems), "there are partial or error files"
         for path in self.stems:
             text = path.with_name(f"{path.stem}.en.txt")
             with wave.open(str(path)) as sound:
@@ -170,7 +170,7 @@ def ledger(database: Path) -> dict[str, tuple[str, str]]:
 
 
 def kill_something(daemon: RunningDaemon, chance: random.Random) -> str:
-    """End a daemon, a worker or a decoder, as a power cut or a fault in it would."""
+    """Kill the daemon, a worker or a decoder, as a power failure or a crash would."""
     what = chance.choice(["daemon", "whisperd.worker", "whisperd.audio.decoder", "whisperd.audio.decoder"])
     if what == "daemon":
         daemon.signal(signal.SIGKILL)
@@ -178,7 +178,7 @@ def kill_something(daemon: RunningDaemon, chance: random.Random) -> str:
         time.sleep(chance.random() * 0.3)
         daemon.start()
         return what
-    place = chance.random()  # drawn in any case: what a seed does must not depend on what runs just now
+    place = chance.random()  # always drawn: the steps of a seed must not depend on the running processes
     with suppress(psutil.Error):
         named = [one for one in daemon.children() if any(what in word for word in one.cmdline())]
         if named:
@@ -187,7 +187,7 @@ def kill_something(daemon: RunningDaemon, chance: random.Random) -> str:
 
 
 def is_idle(daemon: RunningDaemon, root: Path) -> bool:
-    """Whether all is done. Asked gently: a look at everything keeps the daemon from its work."""
+    """Whether all work is done. Polls the view first, because a scan keeps the daemon from its work."""
     with suppress(WhisperdError), daemon.connect() as client:
         until(lambda: client.watch.show(str(root))["pending"] == 0, "all to be done", every_s=0.1)
         watch = client.watch.scan(str(root))
@@ -196,7 +196,7 @@ def is_idle(daemon: RunningDaemon, root: Path) -> bool:
 
 
 @pytest.mark.timeout(7200)
-def test_torture(make_daemon: Callable[..., RunningDaemon], tmp_path: Path) -> None:
+def test_torture_of_watches(make_daemon: Callable[..., RunningDaemon], tmp_path: Path) -> None:
     print(f"\nWHISPERD_TORTURE_SEED={SEED} WHISPERD_TORTURE_ROUNDS={ROUNDS}")
     root = tmp_path / "tree"
     root.mkdir()
@@ -212,18 +212,18 @@ def test_torture(make_daemon: Callable[..., RunningDaemon], tmp_path: Path) -> N
         done = []
         for _ in range(STEPS):
             done.append(tree.act() if chance.random() < 0.85 else kill_something(daemon, chance))
-            time.sleep(chance.choice([0, 0, 0.05, 0.1, 0.4]))  # more or less than what a file takes to settle
+            time.sleep(chance.choice([0, 0, 0.05, 0.1, 0.4]))  # less or more than the settling time
         until(lambda: is_idle(daemon, root), "all to be done")
         try:
-            until_right(tree, daemon)
+            until_consistent(tree, daemon)
         except AssertionError:
             print(f"round {round_number}: {' '.join(done)}")
             raise
         print(f"round {round_number}: {len(tree.stems)} files", flush=True)
 
 
-def until_right(tree: Tree, daemon: RunningDaemon) -> None:
-    """What was just done may not have been noticed yet; what is still wrong once all is quiet stays so."""
+def until_consistent(tree: Tree, daemon: RunningDaemon) -> None:
+    """Check repeatedly, because the last changes may not have been noticed yet."""
     database = daemon.folder / "state" / "whisperd.sqlite3"
     for _ in range(10):
         with suppress(AssertionError):

@@ -1,4 +1,4 @@
-"""Watches in the test's own process: the real manager, ledger and disk, and jobs that are done at once."""
+"""Watches in the test's own process: the real manager, ledger and disk, with jobs that end at once."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["InstantJobs", "Watches", "open_watches", "put", "until_done", "until
 
 
 class InstantJobs:
-    """In place of `WatchJobs`: a job is over as soon as it is taken, unless its runtime is held."""
+    """Replaces `WatchJobs`: a job ends as soon as it is submitted, unless its profile is held."""
 
     def __init__(self, store: WatchStore) -> None:
         self._store = store
@@ -33,11 +33,11 @@ class InstantJobs:
         self.held: set[str] = set()
         """Profiles whose jobs do not end."""
         self.error: WhisperdError | None = None
-        """With which all jobs end."""
+        """The error with which all jobs end."""
 
     @property
     def paths(self) -> list[str]:
-        """Of the files that were submitted."""
+        """The paths of the submitted files."""
         return [job.path for job in self.taken]
 
     async def submit(self, preset: Any, path: str, *given: Any) -> Job:
@@ -75,24 +75,24 @@ class InstantJobs:
 
 
 class Watches(NamedTuple):
-    """A manager of watches, and what it works with."""
+    """A manager of watches, with its store and jobs."""
 
     manager: WatchManager
     store: WatchStore
     jobs: InstantJobs
 
     def folders(self) -> list[WatchFolder]:
-        """All that are watched."""
+        """Return all watched folders."""
         return list(self.manager._folders.values())
 
     def folder(self, watch: str) -> WatchFolder:
-        """That of a watch."""
+        """Return the folder of a watch."""
         return self.manager._folders[watch]
 
 
 @asynccontextmanager
 async def open_watches(folder: Path, retry_delay_s: float = 0.05) -> AsyncIterator[Watches]:
-    """A manager of watches, whose data base lies in `folder`."""
+    """Open a manager of watches with its database in `folder`."""
     settings = WatchSettings(settle_s=0.1, retry_delay_s=retry_delay_s)
 
     def same(name: str) -> str:
@@ -119,13 +119,13 @@ async def open_watches(folder: Path, retry_delay_s: float = 0.05) -> AsyncIterat
 
 
 def put(inbox: Path, *names: str) -> None:
-    """Have a file of each name, and each with another sound."""
+    """Write a file with unique content for each name."""
     for name in names:
         (inbox / name).write_bytes(f"sound of {name}".encode())
 
 
 async def until_noted_as_old(watches: Watches, watch: str, path: str) -> None:
-    """Wait until the ledger has the time of a file that was set to long ago."""
+    """Wait until the ledger has recorded that the modification time of a file was set back."""
     with anyio.fail_after(LIMIT_S):
         while (row := await watches.store.files.at(watch, path)) and row.identity.modified_ns > 1e9:
             await anyio.sleep(0.01)
@@ -139,7 +139,7 @@ async def is_done(watches: Watches, watch: str, count: int) -> bool:
 
 
 async def until_done(watches: Watches, watch: str, count: int = 1) -> None:
-    """Wait until so many files are done, and nothing is left to do."""
+    """Wait until this many files are done and no work is left."""
     with anyio.fail_after(LIMIT_S):
         while not await is_done(watches, watch, count):
             await anyio.sleep(0.01)
