@@ -1,6 +1,6 @@
-"""A build backend without a compiler: what tests build a source distribution with.
+"""A build backend without a compiler, with which tests build source distributions.
 
-It runs the script of the source, and makes a wheel of what that has put into `files`.
+It runs the script of the source, and makes a wheel of the `files` that the script defines.
 """
 
 from __future__ import annotations

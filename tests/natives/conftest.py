@@ -1,4 +1,4 @@
-"""Tiny wheels, a local index, and a store in a folder of the test's own."""
+"""Tiny wheels, a local index, and a store in the test's own folder."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def only_index(wheels: Path, patch: pytest.MonkeyPatch) -> Iterator[IndexServer]
 
 @pytest.fixture
 def index(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[IndexServer]:
-    """pip's only index: the folder of wheels, served on this computer."""
+    """pip's only index, which serves the folder of wheels on this computer."""
     with only_index(wheels, monkeypatch) as server:
         yield server
 
@@ -81,7 +81,7 @@ def store(root: Path) -> NativeStore:
 
 @pytest.fixture
 def installed(installed_once: Path, root: Path, store: NativeStore, bundle: Bundle) -> InstalledBundle:
-    """The bundle, installed: a copy, for pip takes long."""
+    """The installed bundle: a copy, because pip is slow."""
     shutil.copytree(installed_once, root, symlinks=True)
     found = store.find(bundle)
     assert found is not None

@@ -1,4 +1,4 @@
-"""A package index on this computer that can be slow, cut, or serve other bytes than it promises."""
+"""A local package index that can be slow, cut connections, or serve other bytes than it promises."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ Behaviour = Literal["serve", "wrong", "cut", "forbid", "break"]
 
 
 class IndexServer(ThreadingHTTPServer):
-    """Serves the wheels and source distributions of a folder.
+    """Serve the wheels and source distributions of a folder.
 
-    `gate` holds downloads of what begins with `holds` in their middle until it is set. With `may_cache`, pip
-    keeps what it gets.
+    Downloads of files whose names start with `holds` pause half-way until `gate` is set. With `may_cache`,
+    pip caches its downloads.
     """
 
     daemon_threads = True
@@ -39,7 +39,7 @@ class IndexServer(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_port}/simple"
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that was killed is no news."""
+        """Ignore clients that were killed."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -87,7 +87,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
 
 @contextmanager

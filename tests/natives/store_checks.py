@@ -1,4 +1,4 @@
-"""Small things that the tests of the store share."""
+"""Small helpers shared by the tests of the store."""
 
 from __future__ import annotations
 

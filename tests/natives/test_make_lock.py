@@ -1,4 +1,4 @@
-"""The maker of locks: what it writes installs, and it learns the sizes of a wheel from its end alone."""
+"""The lock maker: its locks can be installed, and it reads only the end of a wheel to learn its sizes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ UNPACKED_BYTES = 2_000_000
 
 @pytest.fixture
 def wheel(tmp_path: Path) -> Path:
-    """One that is much larger than its directory."""
+    """A wheel that is much larger than its directory."""
     path = tmp_path / "large-1.0-py3-none-any.whl"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("large.bin", random.Random(0).randbytes(UNPACKED_BYTES - 5))
@@ -32,7 +32,7 @@ def wheel(tmp_path: Path) -> Path:
 
 
 class Server(ThreadingHTTPServer):
-    """Serves one file; gives parts of it if `gives_parts`, and counts the bytes that it sends."""
+    """Serve one file, in parts if `gives_parts`, and count the bytes sent."""
 
     def __init__(self, file: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -59,7 +59,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.sent_bytes += len(data)
 
     def log_message(self, *_: object) -> None:
-        """Nobody reads it."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def server(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     server.server_close()
 
 
-def test_sizes_without_the_content(server: Server, wheel: Path) -> None:
+def test_sizes_are_read_without_downloading_the_content(server: Server, wheel: Path) -> None:
     url = f"http://127.0.0.1:{server.server_port}/{wheel.name}"
     found = make_lock.Found("large", "1.0", "py3-none-any", "0" * 64, url)
     measured = make_lock.measure(found, "linux-x86_64", "3.12")
@@ -83,7 +83,7 @@ def test_sizes_without_the_content(server: Server, wheel: Path) -> None:
     assert server.sent_bytes < UNPACKED_BYTES / 2
 
 
-def test_a_server_that_gives_no_parts(server: Server, wheel: Path) -> None:
+def test_a_server_without_range_requests(server: Server, wheel: Path) -> None:
     server.gives_parts = False
     with pytest.raises(OSError, match="does not serve parts"):
         RemoteFile(f"http://127.0.0.1:{server.server_port}/{wheel.name}")
@@ -99,7 +99,7 @@ distributions = ["engine>=2,<3", "engine-parts"]
 
 @pytest.mark.slow
 @pytest.mark.anyio
-async def test_what_is_written_can_be_installed(
+async def test_a_written_lock_can_be_installed(
     tmp_path: Path, index: IndexServer, store: NativeStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "bundles.toml").write_text(BUNDLES)
@@ -121,7 +121,7 @@ async def test_what_is_written_can_be_installed(
         (None, [], "cannot be read"),
     ],
 )
-def test_what_cannot_be_made_says_why(
+def test_a_lock_that_cannot_be_made_is_explained(
     tmp_path: Path, text: str | None, bundles: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if text is not None:

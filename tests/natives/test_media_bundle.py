@@ -1,4 +1,4 @@
-"""The real bundle of the decoder, from the package index that pip is configured for."""
+"""The decoder's real bundle, from the package index that pip is configured for."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ print(av.__file__, numpy.__file__, onnxruntime.__file__, sep="\\n")
 """
 
 
-async def test_the_media_bundle_is_installed_whole_and_works_in_a_child() -> None:
+async def test_the_media_bundle_installs_completely_and_works_in_a_child() -> None:
     store = NativeStore(CACHE / "native")
     installed = await store.install(Bundle("media", media_lock()), lambda _: None)
     assert await store.verify(installed) == ()

@@ -1,4 +1,4 @@
-"""Bundles that are built here from a source, with pinned tools; the compiler is a script in Python."""
+"""Bundles built locally from source with pinned tools; the compiler is a Python script."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ compiler.wait()
 
 
 def make_bundle(wheels: Path, script: str, **build: str) -> Bundle:
-    """A bundle of a source that this script builds, and a wheel."""
+    """Return a bundle of a wheel and a source that this script builds."""
     source = make_source(wheels, "engine", "2.1", backend="build_backend", script=script)
     tool = make_wheel(wheels, "build-backend", files=None, module=BACKEND)
     lock = Lock(
@@ -66,13 +66,13 @@ def make_bundle(wheels: Path, script: str, **build: str) -> Bundle:
 
 @pytest.fixture
 def wheels(wheels: Path) -> Path:
-    """The index has the engine as a source only."""
+    """Wheels on the index, which has the engine only as a source."""
     (wheels / "engine-2.1-py3-none-any.whl").unlink()
     return wheels
 
 
 def built_with(path: Path) -> dict[str, str]:
-    """The environment that the source was built in."""
+    """Return the environment in which the source was built."""
     code = (
         "import json, sys; sys.path.insert(0, sys.argv[1])\n"
         "import engine; print(json.dumps(engine.ENVIRONMENT))"
@@ -106,7 +106,7 @@ class TestBuild:
         assert steps == [(None, 0, None), ("step 1 of 2", 1, 2), ("step 2 of 2", 2, 2)]
 
     @pytest.mark.slow
-    async def test_the_build_has_its_variables_and_none_of_the_users_secrets(
+    async def test_the_build_gets_its_variables_but_not_the_users_secrets(
         self, store: NativeStore, wheels: Path, index: IndexServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("SECRET_TOKEN", "hunter2")
@@ -118,14 +118,14 @@ class TestBuild:
         assert environment["CXX"] == "/opt/c++"
         assert not {"SECRET_TOKEN", "GGML_NATIVE", "PIP_INDEX_URL"} & environment.keys()
 
-    async def test_other_variables_make_another_bundle(self, store: NativeStore, wheels: Path) -> None:
+    async def test_other_build_variables_make_another_bundle(self, store: NativeStore, wheels: Path) -> None:
         folders = {
             make_bundle(wheels, WRITES_ENVIRONMENT, **build).select().folder
             for build in ({}, {"GGML_BLAS": "ON"}, {"GGML_BLAS": "OFF"})
         }
         assert len(folders) == 3
 
-    async def test_a_failure_says_why_and_keeps_what_the_build_said(
+    async def test_a_failed_build_is_explained_and_its_log_kept(
         self, store: NativeStore, wheels: Path, root: Path, index: IndexServer
     ) -> None:
         bundle = make_bundle(wheels, FAILS)
@@ -144,7 +144,7 @@ class TestBuild:
         assert not log.exists()
 
     @pytest.mark.slow
-    async def test_another_source_than_locked_is_not_built(
+    async def test_a_source_that_differs_from_the_lock_is_not_built(
         self, store: NativeStore, wheels: Path, index: IndexServer
     ) -> None:
         bundle = make_bundle(wheels, WRITES_ENVIRONMENT)
@@ -154,7 +154,7 @@ class TestBuild:
         assert caught.value.code == "native.hash_mismatch"
         assert await store.list() == []
 
-    async def test_a_disk_on_which_a_build_has_no_room(self, wheels: Path, root: Path) -> None:
+    async def test_a_disk_without_room_for_the_build(self, wheels: Path, root: Path) -> None:
         bundle = make_bundle(wheels, WRITES_ENVIRONMENT)
         required_bytes = bundle.select().required_bytes
         assert required_bytes > sum(bundle.select().sizes_bytes.values())
@@ -163,8 +163,8 @@ class TestBuild:
         assert caught.value.code == "disk.full"
 
     @pytest.mark.slow
-    @pytest.mark.skipif(os.name != "posix", reason="signals are of Unix")
-    async def test_killed_while_it_builds_it_takes_the_compiler_along(
+    @pytest.mark.skipif(os.name != "posix", reason="needs Unix signals")
+    async def test_killing_the_installer_kills_the_compiler(
         self, store: NativeStore, wheels: Path, root: Path, index: IndexServer, tmp_path: Path
     ) -> None:
         note = tmp_path / "compiler.pid"
@@ -186,7 +186,7 @@ class TestBuild:
         assert left_in_staging(root) == []
 
     @pytest.mark.slow
-    async def test_upgraded_it_is_built_anew_from_the_newer_source(
+    async def test_an_upgrade_builds_the_newer_source(
         self, store: NativeStore, wheels: Path, root: Path, index: IndexServer
     ) -> None:
         bundle = make_bundle(wheels, WRITES_ENVIRONMENT, GGML_BLAS="ON")
@@ -203,7 +203,7 @@ class TestBuild:
 
 
 class TestEnvironment:
-    def test_where_blas_is_said_to_be_is_looked_first(self) -> None:
+    def test_the_given_blas_folder_is_searched_first(self) -> None:
         environment = build_environment(
             {
                 "OPENBLAS_PATH": "/opt/blas",
@@ -221,12 +221,14 @@ class TestEnvironment:
         assert environment["GGML_BLAS"] == "ON"
         assert "PIP_INDEX_URL" not in environment
 
-    def test_no_more_compilers_run_than_a_container_allows(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_the_number_of_compilers_respects_the_containers_quota(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(cores, "cpu_quota", lambda _: 1.0)
         environment = build_environment({}, {}, platform="linux")
         assert environment["CMAKE_BUILD_PARALLEL_LEVEL"] == "1"
 
-    def test_windows_compilers_get_what_they_ask_for(self) -> None:
+    def test_windows_compilers_get_the_variables_they_need(self) -> None:
         environment = {"ProgramFiles(x86)": "C:/x", "PIP_INDEX_URL": "secret", "CMAKE_ARGS": "-DX=1"}
         kept = build_environment(environment, {}, platform="win32")
         assert kept["ProgramFiles(x86)"] == "C:/x"
@@ -253,13 +255,13 @@ class TestEnvironment:
         ("", "gave no reason", "another variant"),
     ],
 )
-def test_why_a_build_failed(said: str, reason: str, fix: str) -> None:
+def test_reasons_for_a_failed_build(said: str, reason: str, fix: str) -> None:
     found, what_to_do = why_build_failed(said.splitlines(), "linux")
     assert reason in found
     assert fix in what_to_do
 
 
-def test_a_lock_with_sources_reads_as_it_was_written(wheels: Path) -> None:
+def test_a_written_lock_with_sources_is_read_back(wheels: Path) -> None:
     bundle = make_bundle(wheels, WRITES_ENVIRONMENT)
     lock = parse_lock(bundle.lock)
     assert lock.sources[0].file == "engine-2.1.tar.gz"

@@ -1,4 +1,4 @@
-"""Bad disks, bad caches, folders that may not be written to: never a half-installed bundle."""
+"""Failing disks, damaged caches and read-only folders never leave a half-installed bundle."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ async def works(_: InstalledBundle) -> str:
 class TestPipsCache:
     @pytest.fixture
     def cache(self, index: IndexServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        """A cache in which pip keeps what the index serves."""
+        """A cache in which pip stores downloads from the index."""
         index.may_cache = True
         monkeypatch.delenv("PIP_NO_CACHE_DIR")
         monkeypatch.setenv("PIP_CACHE_DIR", str(tmp_path / "cache"))
         monkeypatch.setenv("PIP_TRUSTED_HOST", f"127.0.0.1:{index.server_port}")
         return tmp_path / "cache"
 
-    async def test_a_damaged_wheel_in_it_is_fetched_anew(
+    async def test_a_damaged_wheel_in_the_cache_is_fetched_again(
         self, root: Path, bundle: Bundle, index: IndexServer, cache: Path, tmp_path: Path
     ) -> None:
         await NativeStore(tmp_path / "first").install(bundle, ignore)
@@ -57,7 +57,7 @@ class TestPipsCache:
         assert await NativeStore(root).verify(installed) == ()
         assert "engine-2.1-py3-none-any.whl" in index.downloads
 
-    async def test_an_index_that_serves_another_file_is_not_asked_for_ever(
+    async def test_an_index_that_serves_another_file_is_not_retried_forever(
         self, store: NativeStore, bundle: Bundle, index: IndexServer, cache: Path
     ) -> None:
         index.behaviour = "wrong"
@@ -70,7 +70,7 @@ class TestPipsCache:
 
 @pytest.mark.slow
 class TestDamagedBundle:
-    """Before each use a bundle is looked over; what can be seen is mended."""
+    """A bundle is checked before each use, and visible damage is repaired."""
 
     @pytest.fixture
     async def installed(self, store: NativeStore, bundle: Bundle, index: IndexServer) -> InstalledBundle:
@@ -95,14 +95,14 @@ class TestDamagedBundle:
             (installed.path / ".whisperd.sha256").unlink()
         return str(request.param)
 
-    async def test_it_is_mended(
+    async def test_damage_is_repaired(
         self, store: NativeStore, bundle: Bundle, installed: InstalledBundle, damage: str, root: Path
     ) -> None:
         assert await store.install(bundle, ignore) == installed
         assert await store.verify(installed) == ()
         assert left_in_staging(root) == []
 
-    async def test_offline_it_is_not_used(
+    async def test_a_damaged_bundle_is_not_used_offline(
         self, root: Path, bundle: Bundle, installed: InstalledBundle, damage: str
     ) -> None:
         with pytest.raises(WhisperdError) as caught:
@@ -111,16 +111,16 @@ class TestDamagedBundle:
         assert "damaged" in caught.value.message
         assert str(installed.path) in caught.value.fix
 
-    async def test_a_whole_one_is_used_as_it_is_also_after_a_copy(
+    async def test_an_intact_bundle_is_used_even_after_a_copy(
         self, store: NativeStore, bundle: Bundle, installed: InstalledBundle, index: IndexServer
     ) -> None:
         for path in installed.path.rglob("*"):
-            os.utime(path)  # what was written later is read
+            os.utime(path)  # files modified later are read again
         index.downloads.clear()
         assert await store.install(bundle, ignore) == installed
         assert index.downloads == []
 
-    async def test_what_was_touched_is_read_once(
+    async def test_a_touched_file_is_read_once(
         self,
         root: Path,
         bundle: Bundle,
@@ -143,7 +143,7 @@ class TestDamagedBundle:
 
 
 class TestDamagedManifest:
-    """What a bad disk, or a computer that lost its power, may leave: it is damage, whatever it is."""
+    """Anything that a bad disk or a power failure may leave counts as damage."""
 
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
@@ -155,15 +155,17 @@ class TestDamagedManifest:
         return folder
 
     def damage(self, folder: Path) -> set[tuple[manifest.Damage, ...]]:
-        """What is found slowly, and what is found quickly."""
+        """Return the results of the full and the quick comparison."""
         return {manifest.compare(folder), manifest.compare_quickly(folder, 0, {})}
 
     @pytest.mark.parametrize("text", [b"\xff\xfe\n", b"0123  engine.py\0\0\0\n"], ids=["no text", "zeros"])
-    def test_a_manifest_that_cannot_be_read_is_damage(self, folder: Path, text: bytes) -> None:
+    def test_an_unreadable_manifest_is_damage(self, folder: Path, text: bytes) -> None:
         (folder / manifest.MANIFEST).write_bytes(text)
         assert self.damage(folder) == {(manifest.Damage(manifest.MANIFEST, "missing"),)}
 
-    def test_it_keeps_no_other_bundle_from_being_installed(self, folder: Path, tmp_path: Path) -> None:
+    def test_a_damaged_manifest_does_not_block_other_installations(
+        self, folder: Path, tmp_path: Path
+    ) -> None:
         other = tmp_path / "other"
         other.mkdir()
         (other / "native.bin").write_bytes(bytes(sharing.WORTH_IT_BYTES))
@@ -173,8 +175,8 @@ class TestDamagedManifest:
         sharing.share_files(other, [folder])
         assert (other / "native.bin").stat().st_nlink == 1
 
-    @pytest.mark.skipif(os.name == "nt", reason="links are for the privileged")
-    def test_a_file_that_cannot_be_read_is_damage(self, folder: Path) -> None:
+    @pytest.mark.skipif(os.name == "nt", reason="links need a privilege")
+    def test_an_unreadable_file_is_damage(self, folder: Path) -> None:
         (folder / "engine.py").unlink()
         (folder / "engine.py").symlink_to("nowhere")
         (folder / "extra.py").symlink_to("nowhere")
@@ -183,9 +185,9 @@ class TestDamagedManifest:
 
 
 def change_keeping_times(path: Path, data: bytes) -> None:
-    """Write a file so that its size and its times are as before; the system's note of the change is later."""
+    """Write a file and restore its size and times; only the system's change time is later."""
     if os.name == "nt":
-        pytest.skip("Windows has no note of the last change that cannot be set")
+        pytest.skip("on Windows every timestamp can be set")
     before = path.stat()
     write_later(path, data)
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
@@ -193,7 +195,7 @@ def change_keeping_times(path: Path, data: bytes) -> None:
 
 
 def write_later(path: Path, data: bytes) -> None:
-    """Write a file of a bundle when its clock shows that this was after the sealing: it goes in steps."""
+    """Write a file of a bundle once the coarse file clock shows a time later than the sealing."""
     sealed_ns = (path.parents[2] / ".whisperd.json").stat().st_mtime_ns
     until(lambda: _written(path, data).st_mtime_ns > sealed_ns, "the clock of the files")
 
@@ -205,21 +207,21 @@ def _written(path: Path, data: bytes) -> os.stat_result:
 
 @pytest.mark.slow
 class TestSharedFiles:
-    """Bundles that are made of the same wheels take the room of one."""
+    """Bundles that are made of the same wheels share their disk space."""
 
     @pytest.fixture
     async def both(
         self, store: NativeStore, bundle: Bundle, index: IndexServer
     ) -> tuple[InstalledBundle, InstalledBundle]:
         if os.name == "nt":
-            pytest.skip("Windows shares nothing")
+            pytest.skip("files are not shared on Windows")
         twin = dataclasses.replace(bundle, name="engine-generic")
         return await store.install(bundle, ignore), await store.install(twin, ignore)
 
     def library(self, installed: InstalledBundle) -> Path:
         return installed.path / "engine/lib/native.bin"
 
-    async def test_large_files_stand_on_the_disk_once(
+    async def test_large_files_are_stored_once(
         self, store: NativeStore, both: tuple[InstalledBundle, InstalledBundle]
     ) -> None:
         one, other = both
@@ -228,7 +230,7 @@ class TestSharedFiles:
         for installed in both:
             assert await store.verify(installed) == await store.verify(installed, quickly=True) == ()
 
-    async def test_the_other_stays_when_one_is_removed(
+    async def test_removing_one_bundle_keeps_the_other(
         self, store: NativeStore, both: tuple[InstalledBundle, InstalledBundle], root: Path
     ) -> None:
         one, other = both
@@ -237,7 +239,7 @@ class TestSharedFiles:
         assert await store.verify(other) == ()
         assert left_in_staging(root) == []
 
-    async def test_what_is_damaged_in_both_is_mended_in_each(
+    async def test_damage_in_a_shared_file_is_repaired_in_each_bundle(
         self, store: NativeStore, bundle: Bundle, both: tuple[InstalledBundle, InstalledBundle]
     ) -> None:
         one, other = both
@@ -251,7 +253,7 @@ class TestSharedFiles:
         assert await store.verify(other) == ()
         assert self.library(one).samefile(self.library(other))
 
-    async def test_a_disk_without_links_is_no_obstacle(
+    async def test_a_disk_without_links_is_supported(
         self, store: NativeStore, bundle: Bundle, index: IndexServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(os, "link", fail_with(errno.EPERM))
@@ -277,9 +279,9 @@ STEPS = [
 @pytest.mark.parametrize(
     ("code", "expected"), [(errno.ENOSPC, "disk.full"), (errno.EROFS, "native.not_writable")]
 )
-class TestDiskThatRefuses:
+class TestFailingDisk:
     @pytest.mark.parametrize(("module", "function"), STEPS, ids=[name for _, name in STEPS])
-    async def test_in_the_middle_of_an_installation(
+    async def test_during_an_installation(
         self,
         store: NativeStore,
         bundle: Bundle,
@@ -324,7 +326,7 @@ class TestDiskThatRefuses:
 
 @pytest.fixture
 def small_disk() -> Iterator[Callable[[int], Path]]:
-    """Makes file systems of so many bytes, where that is allowed."""
+    """Mount file systems of a given size in bytes, if permitted."""
     if sys.platform != "linux" or os.geteuid() != 0:
         pytest.skip("only root may mount a file system")
     with tempfile.TemporaryDirectory() as folder:
@@ -348,10 +350,10 @@ def small_disk() -> Iterator[Callable[[int], Path]]:
 
 class TestSmallDisk:
     @pytest.mark.slow
-    async def test_wherever_it_fills_up_nothing_is_left(
+    async def test_a_disk_that_fills_up_at_any_step_leaves_nothing(
         self, bundle: Bundle, index: IndexServer, small_disk: Callable[[int], Path]
     ) -> None:
-        """pip needs 600 kB for the wheel and as much for what is in it: it ends at different steps."""
+        """pip needs 600 kB for the wheel and as much for its contents: each size stops it at another step."""
         for size_bytes in (8_192, 300_000, 700_000, 1_100_000, 1_300_000):
             root = small_disk(size_bytes)
             store = NativeStore(root, free_bytes=lambda _: 2**40)
@@ -367,18 +369,18 @@ class TestSmallDisk:
 
 
 class TestSharedFolder:
-    """Somebody else's folder, which this process may only read."""
+    """Another user's folder, which this process may only read."""
 
     @pytest.fixture
     def other(self, wheels: Path) -> Bundle:
-        """A bundle that is not in it."""
+        """A bundle that is not installed in the shared folder."""
         wheel = wheels / "engine_parts-1.0-py3-none-any.whl"
         return lock_wheels("other", wheel, ranges={"engine-parts": ">=1"})
 
     @pytest.fixture
     async def shared(self, bundle: Bundle, index: IndexServer) -> Any:
         if os.name != "posix":
-            pytest.skip("file modes are of Unix")
+            pytest.skip("needs Unix file modes")
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             root = folder / "native"
@@ -393,7 +395,9 @@ class TestSharedFolder:
     def everything(self, root: Path) -> set[Path]:
         return set(root.rglob("*"))
 
-    async def test_what_is_there_is_used_and_nothing_is_written(self, shared: Path, bundle: Bundle) -> None:
+    async def test_an_installed_bundle_is_used_and_nothing_is_written(
+        self, shared: Path, bundle: Bundle
+    ) -> None:
         before = self.everything(shared)
         store = NativeStore(shared)
         installed = await store.install(bundle, ignore)
@@ -403,7 +407,7 @@ class TestSharedFolder:
         assert await store.verify(installed) == ()
         assert self.everything(shared) == before
 
-    async def test_what_is_missing_is_an_error_with_a_fix(self, other: Bundle, shared: Path) -> None:
+    async def test_a_missing_bundle_is_an_error_with_a_fix(self, other: Bundle, shared: Path) -> None:
         before = self.everything(shared)
         store = NativeStore(shared)
         for attempt in (store.install(other, ignore), store.upgrade(other, works, ignore)):
@@ -414,7 +418,7 @@ class TestSharedFolder:
             assert "WHISPERD_NATIVE_DIR" in caught.value.fix
         assert self.everything(shared) == before
 
-    async def test_it_cannot_be_removed_from(self, shared: Path, bundle: Bundle) -> None:
+    async def test_a_bundle_cannot_be_removed(self, shared: Path, bundle: Bundle) -> None:
         store = NativeStore(shared)
         installed = store.find(bundle)
         assert installed is not None

@@ -1,4 +1,4 @@
-"""Several at once, and some of them cancelled or killed: a bundle is there whole, or not at all."""
+"""Concurrent, cancelled and killed installations: a bundle is complete or absent."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ pytestmark = pytest.mark.anyio
 INSTALLER = Path(__file__).with_name("installer.py")
 
 
-class TestTogether:
-    async def test_two_tasks_at_once_install_once(
+class TestConcurrent:
+    async def test_two_concurrent_tasks_install_once(
         self, store: NativeStore, bundle: Bundle, index: IndexServer
     ) -> None:
         index.gate.clear()
@@ -46,7 +46,7 @@ class TestTogether:
         assert found[0] == found[1]
         assert len(index.downloads) == 2  # wheels, each once
 
-    async def test_two_processes_at_once_install_once(
+    async def test_two_concurrent_processes_install_once(
         self, store: NativeStore, bundle: Bundle, root: Path, index: IndexServer, tmp_path: Path
     ) -> None:
         lock = tmp_path / "engine.lock"
@@ -66,7 +66,7 @@ class TestTogether:
         assert len(index.downloads) == 2
         assert store.find(bundle) is not None
 
-    async def test_who_waits_can_be_cancelled(
+    async def test_a_waiting_installation_can_be_cancelled(
         self, store: NativeStore, bundle: Bundle, index: IndexServer
     ) -> None:
         index.gate.clear()
@@ -96,7 +96,7 @@ class TestInterrupted:
         index.gate.set()
         assert await store.install(bundle, ignore)
 
-    async def test_cancelled_at_any_moment_there_is_all_or_nothing(
+    async def test_cancelling_at_any_moment_leaves_all_or_nothing(
         self, store: NativeStore, bundle: Bundle, root: Path, index: IndexServer
     ) -> None:
         for moment in range(100):
@@ -115,12 +115,12 @@ class TestInterrupted:
                 break
             assert store.find(bundle) is None
         else:
-            pytest.fail("installing never came to its end")
+            pytest.fail("the installation never finished")
         assert moment >= 4
         assert store.find(bundle) is not None
 
-    @pytest.mark.skipif(os.name != "posix", reason="signals are of Unix")
-    async def test_killed_at_any_moment_nothing_is_taken_for_a_bundle(
+    @pytest.mark.skipif(os.name != "posix", reason="needs Unix signals")
+    async def test_killing_at_any_moment_leaves_nothing_that_passes_for_a_bundle(
         self, store: NativeStore, bundle: Bundle, root: Path, index: IndexServer, tmp_path: Path
     ) -> None:
         lock = tmp_path / "engine.lock"
@@ -139,7 +139,7 @@ class TestInterrupted:
         assert await store.verify(installed) == ()
         assert left_in_staging(root) == []
 
-    async def test_leftovers_of_other_bundles_go_when_nobody_works_on_them(
+    async def test_leftovers_of_other_bundles_are_deleted_when_no_process_uses_them(
         self, store: NativeStore, bundle: Bundle, wheels: Path, root: Path, index: IndexServer
     ) -> None:
         other = lock_wheels("other", wheels / "engine_parts-1.0-py3-none-any.whl")

@@ -78,7 +78,7 @@ class TestSelect:
         )
         assert selection.folder == f"2.1-cp313-{selection.digest[:8]}"
 
-    def test_what_is_built_is_for_this_processor_and_these_variables(self) -> None:
+    def test_a_build_is_specific_to_its_processor_and_variables(self) -> None:
         selection = parse_lock(TEXT + SOURCE).select(Target.known("linux-x86_64", "3.13"))
         assert selection.versions == {"engine": "2.1", "parts": "0.9", "built": "3.0"}
         assert selection.sizes_bytes == {"engine": 1000, "parts": 10, "built": 500, "maker": 7}
@@ -88,7 +88,7 @@ class TestSelect:
         ]
         assert len({each.digest for each in (selection, *others)}) == 3
 
-    def test_the_digest_stands_for_the_wheels_and_nothing_else(self) -> None:
+    def test_the_digest_depends_on_the_wheels_only(self) -> None:
         parsed = parse_lock(TEXT)
         digests = {parsed.select(Target.known("linux-x86_64", python)).digest for python in PYTHONS}
         assert len(digests) == 1
@@ -159,7 +159,7 @@ class TestUnsupported:
         error = refusal(self.ENGINE, Target("linux-x86_64", "cp311", ranks, "musl"))
         assert "need glibc" in error.message
 
-    def test_the_one_that_stands_in_the_way_is_named(self) -> None:
+    def test_the_distribution_without_a_build_is_named(self) -> None:
         parts = Distribution("parts", "1.0", (wheel("py3-none-any"),))
         error = refusal(lock(*self.ENGINE.distributions, parts), Target.known("macos-arm64", "3.11"))
         assert error.data["distribution"] == "engine"
@@ -193,7 +193,7 @@ class TestParse:
             (">=2,<3", ""),
         ],
     )
-    def test_what_is_wrong_is_refused(self, right: str, wrong: str) -> None:
+    def test_invalid_locks_are_refused(self, right: str, wrong: str) -> None:
         text = TEXT.replace("[[", '[ranges]\nengine = ">=2,<3"\n\n[[', 1) + SOURCE
         assert parse_lock(text)
         assert right in text
@@ -218,17 +218,17 @@ UNSERVED = {
     ("media", "macos-x86_64", "3.14"),
     *(("whispercpp", "macos-x86_64", python) for python in PYTHONS),
 }
-"""Targets that the package index has no wheels for."""
+"""Targets for which the package index has no wheels."""
 
 
 def bounds(declared: dict[str, list[str]], *tables: str) -> dict[str, SpecifierSet]:
-    """The versions that are declared, by name."""
+    """Return the declared version ranges, by name."""
     wanted = (Requirement(each) for table in tables for each in declared.get(table, []))
     return {each.name: each.specifier for each in wanted}
 
 
 class TestShippedLocks:
-    """The lock files of the project fit what `scripts/bundles.toml` declares; `make lock` renews them."""
+    """The project's lock files match `scripts/bundles.toml`; `make lock` updates them."""
 
     @pytest.mark.parametrize("name", DECLARED)
     def test_every_target_gets_every_distribution_within_its_bounds(self, name: str) -> None:
@@ -253,7 +253,7 @@ class TestShippedLocks:
         assert all(SpecifierSet(lock.ranges[each]) == (held[each] or SpecifierSet(">=0")) for each in held)
 
     @pytest.mark.parametrize("name", DECLARED)
-    def test_the_files_are_as_the_script_writes_them(self, name: str) -> None:
+    def test_the_files_are_formatted_as_the_script_writes_them(self, name: str) -> None:
         text = (PROJECT / "scripts" / DECLARED[name]["lock"]).read_text(encoding="utf-8")
         heading = [
             line.removeprefix("#").removeprefix(" ") for line in text.splitlines() if line.startswith("#")
@@ -286,7 +286,7 @@ locks = st.lists(
 
 
 @given(locks)
-def test_what_is_written_is_read_again(lock: Lock) -> None:
+def test_a_written_lock_is_read_back(lock: Lock) -> None:
     read = parse_lock(format_lock(lock, "A heading\n\nof three lines"))
     assert read.main == lock.main
     assert _wheels(read) == _wheels(lock)
@@ -297,7 +297,7 @@ def _wheels(lock: Lock) -> dict[tuple[str, str], set[Wheel]]:
 
 
 @given(locks, st.randoms(use_true_random=False), st.sampled_from(list(PLATFORMS)), st.sampled_from(PYTHONS))
-def test_the_order_of_the_file_decides_nothing(
+def test_the_order_of_distributions_and_wheels_is_irrelevant(
     lock: Lock, order: random.Random, platform: str, python: str
 ) -> None:
     def outcome(lock: Lock) -> object:

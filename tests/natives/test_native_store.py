@@ -26,7 +26,7 @@ pytestmark = pytest.mark.anyio
 
 
 async def refusal(store: NativeStore, bundle: Bundle) -> WhisperdError:
-    """The error of an installation that fails, after which there is nothing."""
+    """Return the error of a failed installation, and check that it left nothing."""
     with pytest.raises(WhisperdError) as caught:
         await store.install(bundle, ignore)
     assert caught.value.fix
@@ -36,7 +36,7 @@ async def refusal(store: NativeStore, bundle: Bundle) -> WhisperdError:
 
 
 class TestInstall:
-    async def test_what_is_installed_is_found_and_complete(
+    async def test_an_installed_bundle_is_found_and_complete(
         self, store: NativeStore, bundle: Bundle, root: Path, index: IndexServer
     ) -> None:
         assert store.find(bundle) is None
@@ -49,7 +49,7 @@ class TestInstall:
         assert await store.verify(installed) == ()
         assert left_in_staging(root) == []
 
-    async def test_a_child_imports_from_it_compiled_and_without_writing_to_it(
+    async def test_a_child_imports_compiled_modules_without_writing(
         self, store: NativeStore, bundle: Bundle, index: IndexServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
@@ -83,7 +83,7 @@ class TestInstall:
         phases = list(dict.fromkeys(progress.detail for progress in seen))
         assert phases == ["downloading", "installing", "verifying"]
 
-    async def test_what_is_there_is_not_installed_again(
+    async def test_an_installed_bundle_is_not_installed_again(
         self, store: NativeStore, bundle: Bundle, index: IndexServer
     ) -> None:
         first = await store.install(bundle, ignore)
@@ -91,7 +91,7 @@ class TestInstall:
         assert await store.install(bundle, ignore) == first
         assert index.downloads == []
 
-    async def test_what_another_process_removes_right_after_was_installed(
+    async def test_install_returns_even_if_another_process_removes_the_bundle_right_away(
         self, store: NativeStore, bundle: Bundle, index: IndexServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         @asynccontextmanager
@@ -106,7 +106,7 @@ class TestInstall:
         assert (await store.install(bundle, ignore)).version == "2.1"
         assert store.find(bundle) is None
 
-    async def test_a_folder_that_holds_no_complete_bundle_is_replaced(
+    async def test_an_incomplete_folder_is_replaced(
         self, store: NativeStore, bundle: Bundle, root: Path, index: IndexServer
     ) -> None:
         ruin = root / bundle.select().folder / "engine-cpu"
@@ -119,7 +119,7 @@ class TestInstall:
     @pytest.mark.parametrize(
         ("right", "wrong"), [('"version"', '"verzion"'), ('"digest": "', '"digest": "0'), ("{", "[")]
     )
-    async def test_a_folder_that_says_something_else_of_itself_is_no_bundle(
+    async def test_a_folder_with_a_wrong_description_is_no_bundle(
         self, store: NativeStore, bundle: Bundle, index: IndexServer, right: str, wrong: str
     ) -> None:
         installed = await store.install(bundle, ignore)
@@ -128,7 +128,7 @@ class TestInstall:
         assert store.find(bundle) is None
         assert await store.install(bundle, ignore) == installed
 
-    async def test_versions_lie_side_by_side(
+    async def test_versions_are_installed_side_by_side(
         self, store: NativeStore, bundle: Bundle, wheels: Path, index: IndexServer
     ) -> None:
         newer = lock_wheels("engine-cpu", make_wheel(wheels, "engine", "2.2"))
@@ -136,8 +136,8 @@ class TestInstall:
         assert (store.find(bundle), store.find(newer)) == (old, new)
         assert [installed.version for installed in await store.list()] == ["2.1", "2.2"]
 
-    @pytest.mark.skipif(os.name != "posix", reason="file modes are of Unix")
-    async def test_what_is_not_for_others_is_closed_and_the_bundle_can_be_shared(
+    @pytest.mark.skipif(os.name != "posix", reason="needs Unix file modes")
+    async def test_only_the_bundle_itself_is_accessible_to_others(
         self, store: NativeStore, bundle: Bundle, root: Path, index: IndexServer
     ) -> None:
         installed = await store.install(bundle, ignore)
@@ -148,7 +148,7 @@ class TestInstall:
         assert stat.S_IMODE(installed.path.stat().st_mode) == 0o777 & ~umask
 
     @pytest.mark.parametrize("configured", [False, True])
-    async def test_pip_settings_that_would_lead_it_elsewhere_do_no_harm(
+    async def test_pip_settings_that_change_the_target_are_overridden(
         self,
         store: NativeStore,
         bundle: Bundle,
@@ -172,11 +172,11 @@ class TestInstall:
         await store.install(bundle, seen.append)
         assert "downloading" in {progress.detail for progress in seen}
 
-    @pytest.mark.skipif(sys.platform != "linux", reason="others know no flush of one disk")
-    async def test_no_other_disk_is_waited_for(
+    @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can flush a single disk")
+    async def test_only_its_own_disk_is_flushed(
         self, store: NativeStore, bundle: Bundle, index: IndexServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(os, "sync", lambda: pytest.fail("it may hang"))
+        monkeypatch.setattr(os, "sync", lambda: pytest.fail("flushing all disks may hang"))
         await store.install(bundle, ignore)
 
     def test_pip_keeps_the_users_settings_and_works_within_the_stage(self) -> None:
@@ -193,12 +193,12 @@ class TestRefusals:
         assert index.downloads == []
         assert not root.exists()
 
-    async def test_offline_what_is_there_is_used(
+    async def test_an_installed_bundle_is_used_offline(
         self, installed: InstalledBundle, root: Path, bundle: Bundle
     ) -> None:
         assert await NativeStore(root, offline=True).install(bundle, ignore) == installed
 
-    async def test_no_room_on_the_disk(self, root: Path, bundle: Bundle, index: IndexServer) -> None:
+    async def test_a_full_disk(self, root: Path, bundle: Bundle, index: IndexServer) -> None:
         error = await refusal(NativeStore(root, free_bytes=lambda _: 1_000), bundle)
         assert error.code == "disk.full"
         selection = bundle.select()
@@ -207,7 +207,7 @@ class TestRefusals:
         assert index.downloads == []
         assert left_in_staging(root) == []
 
-    async def test_other_bytes_than_locked(
+    async def test_bytes_that_differ_from_the_lock(
         self, store: NativeStore, bundle: Bundle, index: IndexServer
     ) -> None:
         index.behaviour = "wrong"
@@ -215,7 +215,7 @@ class TestRefusals:
         assert error.code == "native.hash_mismatch"
         assert "engine==2.1" in error.message
 
-    async def test_other_bytes_and_an_index_that_vouches_for_them(
+    async def test_bytes_that_differ_from_the_lock_but_match_the_index(
         self, store: NativeStore, bundle: Bundle, wheels: Path, index: IndexServer
     ) -> None:
         make_wheel(wheels, "engine", "2.1", files={"core.py": b"ANSWER = 43\n"})
@@ -229,7 +229,7 @@ class TestRefusals:
         assert error.code == "native.not_found"
         assert "engine-parts==1.0" in error.message
 
-    async def test_an_index_that_refuses(
+    async def test_an_index_that_answers_forbidden(
         self, store: NativeStore, bundle: Bundle, index: IndexServer
     ) -> None:
         index.behaviour = "forbid"
@@ -243,14 +243,14 @@ class TestRefusals:
         assert len(index.downloads) > 1
         assert left_in_staging(root) == []
 
-    async def test_no_index_at_all(
+    async def test_an_unreachable_index(
         self, store: NativeStore, bundle: Bundle, index: IndexServer, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("PIP_RETRIES", "1")
         monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
         assert (await refusal(store, bundle)).code == "network.unreachable"
 
-    async def test_a_wheel_that_is_not_what_it_says_of_itself(
+    async def test_a_wheel_whose_record_is_wrong(
         self, store: NativeStore, wheels: Path, root: Path, index: IndexServer
     ) -> None:
         wheel = make_wheel(wheels, "liar", wrong_record="liar/__init__.py")
@@ -266,12 +266,12 @@ class TestRefusals:
         monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
         assert (await refusal(store, bundle)).code == "native.no_pip"
 
-    async def test_a_folder_that_may_not_be_written_to(self, bundle: Bundle, locked_folder: Path) -> None:
+    async def test_a_read_only_folder(self, bundle: Bundle, locked_folder: Path) -> None:
         error = await refusal(NativeStore(locked_folder), bundle)
         assert error.code == "native.not_writable"
         assert error.data["path"] == str(locked_folder)
 
-    async def test_a_disk_that_fills_up_in_the_middle(
+    async def test_a_disk_that_fills_up_during_installation(
         self, store: NativeStore, bundle: Bundle, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         (tmp_path / "pip.py").write_text("raise OSError(28, 'No space left on device')\n")
@@ -282,9 +282,9 @@ class TestRefusals:
 
 @pytest.fixture
 def locked_folder() -> Iterator[Path]:
-    """A folder that this process may read and not write, even as root."""
+    """A folder that this process may read but not write, even as root."""
     if os.name != "posix":
-        pytest.skip("file modes are of Unix")
+        pytest.skip("needs Unix file modes")
     is_root = os.geteuid() == 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -325,15 +325,15 @@ class TestVerify:
         (installed.path / ".whisperd.sha256").unlink()
         assert await store.verify(installed) == (Damage(".whisperd.sha256", "missing"),)
 
-    async def test_what_python_compiles_later_is_no_damage(
+    async def test_modules_compiled_later_are_no_damage(
         self, store: NativeStore, installed: InstalledBundle
     ) -> None:
         (installed.path / "engine/__pycache__/core.cpython-399.opt-1.pyc").write_bytes(b"compiled")
         assert await store.verify(installed) == ()
 
 
-class TestMend:
-    async def test_a_damaged_bundle_is_installed_anew_when_somebody_asks(
+class TestRepair:
+    async def test_a_damaged_bundle_is_reinstalled_on_request(
         self, store: NativeStore, bundle: Bundle, root: Path, index: IndexServer
     ) -> None:
         installed = await store.install(bundle, ignore)
@@ -344,7 +344,7 @@ class TestMend:
         assert await store.verify(installed) == ()
         assert left_in_staging(root) == []
 
-    async def test_a_bundle_that_is_whole_stays(
+    async def test_an_intact_bundle_is_kept(
         self, store: NativeStore, installed: InstalledBundle, bundle: Bundle, index: IndexServer
     ) -> None:
         index.downloads.clear()
@@ -354,7 +354,7 @@ class TestMend:
         assert {progress.detail for progress in told} == {"verifying"}
         assert told[0].total == installed.size_bytes and told[-1].done
 
-    async def test_where_it_cannot_be_mended_it_stays_as_it_is(
+    async def test_a_bundle_that_cannot_be_repaired_is_left_unchanged(
         self, store: NativeStore, installed: InstalledBundle, bundle: Bundle, root: Path, index: IndexServer
     ) -> None:
         (installed.path / "engine_parts/data.txt").unlink()
@@ -369,7 +369,7 @@ class TestMend:
 
 
 class TestRemove:
-    async def test_removed_is_gone_and_can_come_back(
+    async def test_a_removed_bundle_can_be_installed_again(
         self, store: NativeStore, bundle: Bundle, root: Path, index: IndexServer
     ) -> None:
         installed = await store.install(bundle, ignore)
@@ -380,13 +380,13 @@ class TestRemove:
         assert left_in_staging(root) == []
         assert await store.install(bundle, ignore) == installed
 
-    async def test_removing_what_is_gone_is_no_error(
+    async def test_removing_a_removed_bundle_is_no_error(
         self, store: NativeStore, installed: InstalledBundle
     ) -> None:
         await store.remove(installed)
         await store.remove(installed)
 
-    async def test_another_version_stays(
+    async def test_other_versions_are_kept(
         self, store: NativeStore, bundle: Bundle, wheels: Path, index: IndexServer
     ) -> None:
         newer = lock_wheels("engine-cpu", make_wheel(wheels, "engine", "2.2"))

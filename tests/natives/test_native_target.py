@@ -7,7 +7,7 @@ import pytest
 from whisperd.natives.target import PLATFORMS, PYTHONS, Target, platforms_of, this_computer
 
 
-def test_this_computer_takes_a_wheel_made_for_its_platform_and_python() -> None:
+def test_this_computer_accepts_a_wheel_for_its_platform_and_python() -> None:
     target = this_computer()
     assert target.python.startswith(f"cp{sys.version_info.major}{sys.version_info.minor}")
     assert target.system
@@ -18,7 +18,7 @@ def test_this_computer_takes_a_wheel_made_for_its_platform_and_python() -> None:
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.parametrize("python", PYTHONS)
-def test_a_known_target_prefers_its_own_python_to_any(platform: str, python: str) -> None:
+def test_a_known_target_prefers_wheels_for_its_own_python(platform: str, python: str) -> None:
     target = Target.known(platform, python)
     order = [str(tag) for tag in target.ranks]
     assert order[0].startswith(f"{target.python}-{target.python}-")

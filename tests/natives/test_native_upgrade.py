@@ -1,4 +1,4 @@
-"""Newer versions beside the old one: tried before they are used, and taken back."""
+"""Upgrades: newer versions are installed alongside the old, tried before they are used, and rolled back."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ RANGES = {"engine": ">=2,<3", "engine-parts": ">=1"}
 
 @pytest.fixture
 def bundle(wheels: Path) -> Bundle:
-    """The bundle `engine-cpu` as it is shipped: version 2.1, of which 2.x is allowed."""
+    """The bundle `engine-cpu` as shipped: version 2.1, with 2.x allowed."""
     return lock_wheels("engine-cpu", *sorted(wheels.glob("*.whl")), ranges=RANGES)
 
 
 @pytest.fixture
 def newer(wheels: Path) -> Path:
-    """Version 2.2, which the index has as well."""
+    """Version 2.2, which the index serves as well."""
     return make_wheel(wheels, "engine", "2.2", files={"core.py": b"ANSWER = 43\n"})
 
 
@@ -50,7 +50,7 @@ async def fails(_: InstalledBundle) -> str:
 
 
 async def refused(store: NativeStore, bundle: Bundle, version: str | None = None) -> WhisperdError:
-    """The error of an upgrade that fails, after which all is as it was."""
+    """Return the error of a failed upgrade, and check that it changed nothing."""
     before, versions = store.find(bundle), await store.list()
     with pytest.raises(WhisperdError) as caught:
         await store.upgrade(bundle, works, ignore, version)
@@ -61,14 +61,14 @@ async def refused(store: NativeStore, bundle: Bundle, version: str | None = None
 
 @pytest.mark.slow
 class TestUpgrade:
-    async def test_the_newest_is_installed_beside_and_used_from_then_on(
+    async def test_the_newest_version_is_installed_alongside_and_then_used(
         self, store: NativeStore, bundle: Bundle, root: Path, newer: Path, index: IndexServer
     ) -> None:
         old = await store.install(bundle, ignore)
         tried: list[InstalledBundle] = []
 
         async def trial(installed: InstalledBundle) -> str:
-            assert store.find(bundle) == old  # nobody uses the new one yet
+            assert store.find(bundle) == old  # the new version is not in use yet
             tried.append(installed)
             return "it works"
 
@@ -82,14 +82,14 @@ class TestUpgrade:
         assert await store.list() == [old, done.installed]
         assert left_in_staging(root) == []
 
-    async def test_it_needs_nothing_installed_before(
+    async def test_upgrade_needs_no_installed_version(
         self, store: NativeStore, bundle: Bundle, newer: Path, index: IndexServer
     ) -> None:
         done = await store.upgrade(bundle, works, ignore)
         assert await store.list() == [done.installed]
         assert done.installed.version == "2.2"
 
-    async def test_what_is_beyond_the_range_is_not_taken(
+    async def test_versions_outside_the_range_are_ignored(
         self, store: NativeStore, bundle: Bundle, wheels: Path, newer: Path, index: IndexServer
     ) -> None:
         make_wheel(wheels, "engine", "3.0")
@@ -97,7 +97,7 @@ class TestUpgrade:
         done = await store.upgrade(bundle, works, ignore)
         assert done.installed.distributions == {"engine": "2.2", "engine-parts": "1.1"}
 
-    async def test_where_nothing_is_newer_nothing_is_done(
+    async def test_without_a_newer_version_nothing_changes(
         self, store: NativeStore, bundle: Bundle, root: Path, index: IndexServer
     ) -> None:
         installed = await store.install(bundle, ignore)
@@ -106,7 +106,7 @@ class TestUpgrade:
         assert not (root / ".current").exists()
         assert left_in_staging(root) == []
 
-    async def test_what_pip_is_configured_to_do_elsewhere_it_does_not_do_here(
+    async def test_unsuitable_pip_settings_are_overridden(
         self,
         store: NativeStore,
         bundle: Bundle,
@@ -120,7 +120,7 @@ class TestUpgrade:
         monkeypatch.setenv("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
         assert (await store.upgrade(bundle, works, ignore)).installed.version == "2.2"
 
-    async def test_progress_says_what_is_being_done(
+    async def test_progress_names_the_steps(
         self, store: NativeStore, bundle: Bundle, newer: Path, index: IndexServer
     ) -> None:
         told: list[Progress] = []
@@ -131,7 +131,7 @@ class TestUpgrade:
         assert details[-2:] == ["verifying", "trying"]
         assert {"downloading", "installing"} < set(details)
 
-    async def test_a_version_that_is_asked_for(
+    async def test_a_specific_version_can_be_requested(
         self, store: NativeStore, bundle: Bundle, wheels: Path, newer: Path, index: IndexServer
     ) -> None:
         make_wheel(wheels, "engine", "2.0")
@@ -139,7 +139,7 @@ class TestUpgrade:
         assert done.installed.version == "2.0"
         assert (await store.upgrade(bundle, works, ignore, "2.0")).before is None
 
-    async def test_the_shipped_version_can_be_asked_for(
+    async def test_the_shipped_version_can_be_requested(
         self, store: NativeStore, bundle: Bundle, root: Path, newer: Path, index: IndexServer
     ) -> None:
         shipped = await store.install(bundle, ignore)
@@ -147,7 +147,7 @@ class TestUpgrade:
         assert (await store.upgrade(bundle, works, ignore, "2.1")).installed == shipped
         assert store.find(bundle) == shipped
 
-    async def test_the_version_before_the_last_is_removed(
+    async def test_only_the_previous_version_is_kept(
         self, store: NativeStore, bundle: Bundle, wheels: Path, newer: Path, index: IndexServer
     ) -> None:
         await store.install(bundle, ignore)
@@ -156,7 +156,7 @@ class TestUpgrade:
         await store.upgrade(bundle, works, ignore)
         assert [one.version for one in await store.list()] == ["2.2", "2.3"]
 
-    async def test_two_at_once_upgrade_once(
+    async def test_concurrent_upgrades_upgrade_once(
         self, store: NativeStore, bundle: Bundle, newer: Path, index: IndexServer
     ) -> None:
         ended: list[str | None] = []
@@ -169,7 +169,7 @@ class TestUpgrade:
             tasks.start_soon(upgrade)
         assert sorted(ended, key=str) == ["2.1", None]
 
-    async def test_another_shipped_lock_has_its_own_choice(
+    async def test_each_shipped_lock_has_its_own_choice(
         self, store: NativeStore, bundle: Bundle, wheels: Path, newer: Path, index: IndexServer
     ) -> None:
         await store.upgrade(bundle, works, ignore)
@@ -178,7 +178,7 @@ class TestUpgrade:
         installed = await store.install(other, ignore)
         assert installed.distributions == {"engine": "2.1"}
 
-    async def test_a_choice_that_cannot_be_read_is_none(
+    async def test_an_unreadable_choice_is_ignored(
         self, store: NativeStore, bundle: Bundle, root: Path, newer: Path, index: IndexServer
     ) -> None:
         shipped = await store.install(bundle, ignore)
@@ -187,7 +187,7 @@ class TestUpgrade:
         choice.write_text("{")
         assert store.find(bundle) == shipped
 
-    async def test_the_chosen_version_is_mended_by_its_own_hashes(
+    async def test_the_chosen_version_is_repaired_by_its_own_hashes(
         self, store: NativeStore, bundle: Bundle, newer: Path, index: IndexServer
     ) -> None:
         done = await store.upgrade(bundle, works, ignore)
@@ -197,8 +197,8 @@ class TestUpgrade:
 
 
 @pytest.mark.slow
-class TestGoingBack:
-    async def test_a_version_that_does_not_work_is_not_used(
+class TestFailuresAndRollback:
+    async def test_a_version_that_fails_its_trial_is_not_used(
         self, store: NativeStore, bundle: Bundle, root: Path, newer: Path, index: IndexServer
     ) -> None:
         old = await store.install(bundle, ignore)
@@ -212,7 +212,7 @@ class TestGoingBack:
         assert await store.list() == [old]
         assert left_in_staging(root) == []
 
-    async def test_cancelled_while_it_is_tried_nothing_has_happened(
+    async def test_cancelling_during_the_trial_changes_nothing(
         self, store: NativeStore, bundle: Bundle, root: Path, newer: Path, index: IndexServer
     ) -> None:
         old = await store.install(bundle, ignore)
@@ -228,7 +228,7 @@ class TestGoingBack:
         assert await store.list() == [old]
         assert left_in_staging(root) == []
 
-    async def test_cancelled_while_it_is_downloaded_nothing_has_happened(
+    async def test_cancelling_during_the_download_changes_nothing(
         self, store: NativeStore, bundle: Bundle, root: Path, newer: Path, index: IndexServer
     ) -> None:
         old = await store.install(bundle, ignore)
@@ -243,8 +243,8 @@ class TestGoingBack:
         assert left_in_staging(root) == []
 
     @pytest.mark.slow
-    @pytest.mark.skipif(os.name != "posix", reason="signals are of Unix")
-    async def test_killed_at_any_step_the_old_version_is_used_and_it_can_be_done_again(
+    @pytest.mark.skipif(os.name != "posix", reason="needs Unix signals")
+    async def test_after_a_kill_at_any_step_the_old_version_is_used_and_the_upgrade_can_be_repeated(
         self, store: NativeStore, bundle: Bundle, root: Path, newer: Path, index: IndexServer, tmp_path: Path
     ) -> None:
         old = await store.install(bundle, ignore)
@@ -279,7 +279,7 @@ class TestGoingBack:
             await store.rollback(bundle, ignore)
         assert caught.value.code == "native.no_previous"
 
-    async def test_rollback_installs_what_was_removed_meanwhile(
+    async def test_rollback_reinstalls_a_removed_version(
         self, store: NativeStore, bundle: Bundle, newer: Path, index: IndexServer
     ) -> None:
         old = await store.install(bundle, ignore)
@@ -288,13 +288,13 @@ class TestGoingBack:
         assert await store.rollback(bundle, ignore) == old
         assert await store.verify(old) == ()
 
-    async def test_removing_the_current_version_goes_back(
+    async def test_removing_the_current_version_falls_back_to_the_previous(
         self, store: NativeStore, bundle: Bundle, root: Path, newer: Path, index: IndexServer
     ) -> None:
         old = await store.install(bundle, ignore)
         done = await store.upgrade(bundle, works, ignore)
         (choice,) = (root / ".current").iterdir()
-        # That of a bundle whose name goes on where ours ends; its versions may be called the same.
+        # The choice of a bundle whose name starts with ours; its versions may have the same names.
         others = choice.with_name(choice.name.replace("engine-cpu", "engine-cpu-generic"))
         others.write_bytes(choice.read_bytes())
         await store.remove(done.installed)
@@ -329,7 +329,7 @@ class TestRefused:
     async def test_offline(self, root: Path, bundle: Bundle, newer: Path, index: IndexServer) -> None:
         assert (await refused(NativeStore(root, offline=True), bundle)).code == "native.offline"
 
-    async def test_an_index_that_serves_another_file_than_it_says(
+    async def test_an_index_that_serves_another_file_than_it_states(
         self, store: NativeStore, bundle: Bundle, root: Path, newer: Path, index: IndexServer
     ) -> None:
         await store.install(bundle, ignore)
@@ -337,7 +337,7 @@ class TestRefused:
         assert (await refused(store, bundle)).code == "native.hash_mismatch"
         assert left_in_staging(root) == []
 
-    async def test_a_disk_on_which_the_new_version_has_no_room(
+    async def test_a_disk_without_room_for_the_new_version(
         self, store: NativeStore, root: Path, bundle: Bundle, newer: Path, index: IndexServer
     ) -> None:
         await store.install(bundle, ignore)
@@ -351,16 +351,14 @@ held = st.fixed_dictionaries({"engine": versions, "parts": versions})
 
 
 @given(held, held)
-def test_only_what_is_newer_in_a_part_and_older_in_none_is_newer(
-    found: dict[str, str], current: dict[str, str]
-) -> None:
+def test_newer_means_a_newer_part_and_no_older_one(found: dict[str, str], current: dict[str, str]) -> None:
     if is_newer(found, current, exactly=False):
         assert not is_newer(current, found, exactly=False)
         assert is_newer(found, current, exactly=True)
     assert is_newer(found, current, exactly=True) == (found != current)
 
 
-def test_a_mirror_that_lacks_what_is_there_is_no_reason_to_go_back() -> None:
+def test_a_mirror_that_lacks_versions_causes_no_downgrade() -> None:
     assert not is_newer({"engine": "2.0", "parts": "9"}, {"engine": "2.1", "parts": "1"}, exactly=False)
     assert is_newer({"engine": "2.10", "parts": "1"}, {"engine": "2.9", "parts": "1"}, exactly=False)
 
@@ -371,7 +369,7 @@ choices = st.builds(Choice, current=chosen, previous=chosen)
 
 
 @given(choices, folders)
-def test_what_was_removed_is_chosen_no_more(choice: Choice, folder: str) -> None:
+def test_a_removed_version_is_no_longer_chosen(choice: Choice, folder: str) -> None:
     left = choice.without(folder)
     assert not left.mentions(folder)
     assert choice.mentions(folder) or left == choice
@@ -382,7 +380,7 @@ def test_what_was_removed_is_chosen_no_more(choice: Choice, folder: str) -> None
 
 class TestPruning:
     @pytest.mark.slow
-    async def test_what_nothing_would_use_again_is_removed(
+    async def test_unused_versions_are_removed(
         self, store: NativeStore, bundle: Bundle, wheels: Path, root: Path, newer: Path, index: IndexServer
     ) -> None:
         gone = await store.install(lock_wheels("gone-cpu", *sorted(wheels.glob("engine_parts-*"))), ignore)
@@ -398,13 +396,13 @@ class TestPruning:
         assert await store.rollback(bundle, ignore) == first
 
     @pytest.mark.slow
-    async def test_a_version_that_is_being_tried_is_not_left_over(
+    async def test_a_version_on_trial_is_not_removed(
         self, store: NativeStore, bundle: Bundle, root: Path, newer: Path, index: IndexServer
     ) -> None:
         seen, pruned = anyio.Event(), list[list[InstalledBundle]]()
 
         class Other(NativeStore):
-            """Of another process, as it were."""
+            """A store that stands for another process."""
 
             def _is_left_over(self, installed: InstalledBundle, bundle: Bundle | None) -> bool:
                 answer = super()._is_left_over(installed, bundle)
@@ -425,7 +423,7 @@ class TestPruning:
         assert pruned == [[]]
         assert store.find(bundle) == done.installed
 
-    async def test_what_is_not_for_this_computer_is_of_another_one(
+    async def test_bundles_for_other_platforms_are_kept(
         self, store: NativeStore, bundle: Bundle, wheels: Path, index: IndexServer
     ) -> None:
         installed = await store.install(bundle, ignore)

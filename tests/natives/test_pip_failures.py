@@ -1,4 +1,4 @@
-"""What pip said becomes an error about a bundle."""
+"""The translation of pip's output to errors about a bundle."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def error_of(recording: str) -> WhisperdError:
         ("silence", "native.install_failed", "without a message"),
     ],
 )
-def test_a_failure_is_explained(recording: str, code: str, words: str) -> None:
+def test_a_pip_failure_is_explained(recording: str, code: str, words: str) -> None:
     error = error_of(recording)
     assert error.code == code
     assert words in error.message
@@ -44,5 +44,5 @@ def test_a_failure_is_explained(recording: str, code: str, words: str) -> None:
     assert error.data["name"] == "media"
 
 
-def test_an_unknown_failure_keeps_what_pip_said() -> None:
+def test_an_unknown_failure_quotes_pip() -> None:
     assert "ZeroDivisionError: division by zero" in error_of("exception").data["said"]

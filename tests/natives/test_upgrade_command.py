@@ -1,4 +1,4 @@
-"""`whisperctl natives` over the life of a bundle: upgraded under a running daemon, tried, taken back."""
+"""`whisperctl natives` over the life of a bundle: upgraded under a running daemon, tried, rolled back."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def make_engine(wheels: Path, version: str, says: str) -> Path:
 
 @pytest.fixture
 def wheels(tmp_path: Path) -> Path:
-    """The index has version 2.1 of the engine, which is shipped; tests add newer ones."""
+    """An index with the shipped version 2.1 of the engine; tests add newer ones."""
     folder = tmp_path / "wheels"
     folder.mkdir()
     make_engine(folder, "2.1", "well")
@@ -37,7 +37,7 @@ def wheels(tmp_path: Path) -> Path:
 def daemon(
     make_daemon: Callable[..., RunningDaemon], wheels: Path, index: IndexServer, tmp_path: Path
 ) -> RunningDaemon:
-    """Its only variant has a bundle, and no model is in the store."""
+    """A daemon whose only variant has a bundle, and whose model store is empty."""
     bundle = lock_wheels(NAME, wheels / "engine-2.1-py3-none-any.whl", ranges={"engine": ">=2,<3"})
     lock = tmp_path / "toy.lock"
     lock.write_text(bundle.lock)
@@ -57,7 +57,7 @@ def described(daemon: RunningDaemon) -> dict[str, object]:
     return {key: bundle[key] for key in ("installed", "current", "previous")}
 
 
-def test_upgraded_used_and_taken_back(daemon: RunningDaemon, wheels: Path, toy: Callable[..., str]) -> None:
+def test_upgrade_use_and_rollback(daemon: RunningDaemon, wheels: Path, toy: Callable[..., str]) -> None:
     daemon.ctl("natives", "install", NAME)
     make_engine(wheels, "2.2", "well")
     daemon.ctl("runtimes", "create", "mine", "--model", toy())
@@ -68,7 +68,7 @@ def test_upgraded_used_and_taken_back(daemon: RunningDaemon, wheels: Path, toy: 
     assert described(daemon) == {"installed": ["2.1", "2.2"], "current": "2.2", "previous": "2.1"}
     said = daemon.ctl("natives", "upgrade")
     assert f"{NAME} 2.2 is the newest version" in said.out
-    (answer,) = daemon.ctl("--json", "natives", "upgrade").json  # of all: a list in any case
+    (answer,) = daemon.ctl("--json", "natives", "upgrade").json  # all bundles: always a list
     assert (answer["name"], answer["changed"]) == (NAME, False)
     back = daemon.ctl("natives", "rollback", NAME)
     assert f"{NAME} is rolled back to 2.1" in back.out
@@ -83,7 +83,7 @@ def test_upgraded_used_and_taken_back(daemon: RunningDaemon, wheels: Path, toy: 
     assert "was not upgraded" in nothing.err
 
 
-def test_what_nobody_would_use_again_is_deleted_on_demand(daemon: RunningDaemon) -> None:
+def test_unused_versions_are_deleted_on_demand(daemon: RunningDaemon) -> None:
     path = Path(daemon.ctl("natives", "install", NAME, "--json").json["path"])
     assert daemon.ctl("natives", "prune").out.startswith("Nothing to remove")
     assert daemon.ctl("natives", "prune", "--json").json == []
@@ -93,7 +93,7 @@ def test_what_nobody_would_use_again_is_deleted_on_demand(daemon: RunningDaemon)
     assert path.exists() and not older.exists()
 
 
-def test_what_is_loaded_keeps_its_version_until_it_is_loaded_again(
+def test_a_loaded_runtime_keeps_its_version_until_it_is_loaded_again(
     daemon: RunningDaemon, wheels: Path, toy: Callable[..., str]
 ) -> None:
     model = toy()
@@ -118,7 +118,7 @@ def test_what_is_loaded_keeps_its_version_until_it_is_loaded_again(
 @pytest.mark.parametrize(
     ("says", "why"), [("nonsense", "speech wrongly"), ("abort", "SIGABRT")], ids=["nonsense", "abort"]
 )
-def test_a_version_that_does_not_do_its_work_is_not_used(
+def test_a_version_that_fails_its_trial_is_not_used(
     daemon: RunningDaemon, wheels: Path, toy: Callable[..., str], says: str, why: str
 ) -> None:
     daemon.ctl("natives", "install", NAME)
@@ -132,7 +132,7 @@ def test_a_version_that_does_not_do_its_work_is_not_used(
     assert daemon.workers() == []
 
 
-def test_without_a_model_it_is_at_least_loaded(daemon: RunningDaemon, wheels: Path) -> None:
+def test_without_a_model_the_trial_only_loads_the_engine(daemon: RunningDaemon, wheels: Path) -> None:
     make_engine(wheels, "2.2", "well")
     done = daemon.ctl("--json", "natives", "upgrade", NAME)
     assert "no model is installed" in done.json["tried"]

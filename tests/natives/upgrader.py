@@ -1,4 +1,4 @@
-"""A process that upgrades a bundle: `upgrader.py ROOT LOCK DETAIL`; it kills itself at that progress."""
+"""A process that upgrades a bundle, `upgrader.py ROOT LOCK DETAIL`, and kills itself at that progress."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tiny wheels, and the bundles that are locked to them."""
+"""Tiny wheels, and bundles locked to them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def make_wheel(
     module: bytes | None = None,
     wrong_record: str | None = None,
 ) -> Path:
-    """A wheel with one module and the files given; the record of `wrong_record` does not fit its file."""
+    """Make a wheel of one module and the given files; the record of `wrong_record` does not fit its file."""
     package = name.replace("-", "_")
     info = f"{package}-{version}.dist-info"
     metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
@@ -44,12 +44,12 @@ def make_wheel(
     path = folder / f"{package}-{version}-{TAG}.whl"
     with zipfile.ZipFile(path, "w") as archive:
         for member, data in content.items():
-            archive.writestr(zipfile.ZipInfo(member), data)  # without the time: the same bytes every time
+            archive.writestr(zipfile.ZipInfo(member), data)  # without the time: always the same bytes
     return path
 
 
 def make_source(folder: Path, name: str, version: str, *, backend: str, script: str) -> Path:
-    """A source distribution; its script is run by the `backend`, which builds it."""
+    """Make a source distribution, whose script the `backend` runs to build it."""
     files = {
         "PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
         "pyproject.toml": f'[build-system]\nrequires = ["{backend}"]\nbuild-backend = "{backend}"\n',
@@ -65,14 +65,14 @@ def make_source(folder: Path, name: str, version: str, *, backend: str, script: 
 
 
 def lock_wheels(name: str, *wheels: Path, ranges: Mapping[str, str] | None = None) -> Bundle:
-    """The bundle of these wheels; the first is the main distribution."""
+    """Return the bundle of these wheels; the first is the main distribution."""
     distributions = tuple(distribution_of(path) for path in wheels)
     lock = Lock(format=1, main=distributions[0].name, distributions=distributions, ranges=dict(ranges or {}))
     return Bundle(name, format_lock(lock, "A bundle for tests."))
 
 
 def distribution_of(path: Path) -> Distribution:
-    """What a lock says of a wheel."""
+    """Return a wheel's entry in a lock."""
     name, version = path.name.split("-")[:2]
     return Distribution(name.replace("_", "-"), version, (measure_wheel(path),))
 
