@@ -1,4 +1,4 @@
-"""What the tests of the models share: a hub, and stores that ask it."""
+"""Fixtures for the tests of models: a hub, and stores that use it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def files() -> dict[str, bytes]:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub, which the environment names, with an empty cache."""
+    """A running hub, named in the environment, and an empty cache."""
     for name in (
         "HF_TOKEN",
         "HF_HUB_OFFLINE",
@@ -39,7 +39,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 @pytest.fixture
 def make_store(tmp_path: Path) -> Callable[..., ModelStore]:
-    """Makes stores in the same folder; only the hub is asked, and soon asked again."""
+    """Make stores in one folder that use only the hub, with short retry delays."""
 
     def make(**options: Any) -> ModelStore:
         settings = HubSettings(

@@ -1,6 +1,6 @@
-"""A model hub on this computer that speaks the hub's protocol, and misbehaves on request.
+"""A local model hub that speaks the hub's protocol, and misbehaves on request.
 
-Large files are answered with a redirect to another origin, as on the hub, where ranges are served.
+As on the hub, large files are redirected to another origin, which serves ranges.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def commit_of(files: dict[str, bytes]) -> str:
 
 @dataclass
 class Answer:
-    """What to answer in place of the truth, to the next `times` requests whose path contains `path`."""
+    """A canned answer to the next `times` requests whose path contains `path`."""
 
     path: str
     status: int
@@ -38,12 +38,12 @@ class Answer:
 
 @dataclass
 class Hub:
-    """The content of a hub, how it misbehaves, and what was asked of it."""
+    """The content of a hub, how it misbehaves, and the requests it received."""
 
     url: str = ""
     storage_url: str = ""
     repos: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
-    """By repository and commit; the last commit is `main`."""
+    """Files by repository and commit; the last commit is `main`."""
     refs: dict[str, str] = field(default_factory=dict)
     """Commits by branch or tag."""
     moved: dict[str, str] = field(default_factory=dict)
@@ -54,31 +54,31 @@ class Hub:
     plain_listing: bool = False
     """Whether listings lack sizes and hashes, as those of simple mirrors do."""
     sizeless: bool = False
-    """Whether it is not said how large a small file is before it is sent."""
+    """Whether the size of a small file is withheld until it is sent."""
     cut_after: int | None = None
-    """Close the connection in the middle of the next downloads after so many bytes."""
+    """Close the connection after this many bytes in each of the next downloads."""
     cuts: int = 0
-    """How many downloads are still to be cut."""
+    """How many downloads are still to be cut off."""
     stall_after: int | None = None
-    """Say nothing more after so many bytes of each download, until `gate` is set; then close."""
+    """Stall after this many bytes of each download until `gate` is set; then close."""
     gate: threading.Event = field(default_factory=threading.Event)
     flip: str | None = None
-    """The file of which a byte is wrong whenever it is sent."""
+    """The file that is always sent with one wrong byte."""
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
-    """Method, path and `Authorization` of each."""
+    """Method, path and `Authorization` of each request."""
     served: dict[str, int] = field(default_factory=dict)
-    """Bytes sent of each file."""
+    """Bytes sent, by file."""
     begun: dict[str, list[int]] = field(default_factory=dict)
-    """Of each file, from which byte each of its downloads began."""
+    """The first byte of each download, by file."""
 
     def add(self, repo: str, files: dict[str, bytes]) -> str:
-        """Commit files; the commit."""
+        """Commit files and return the commit."""
         commit = commit_of(files)
         self.repos.setdefault(repo, {})[commit] = files
         return commit
 
     def asked(self, part: str) -> int:
-        """How many requests had this in their path."""
+        """Return how many requests had this in their path."""
         return sum(part in path for _, path, _ in self.requests)
 
 
@@ -110,7 +110,7 @@ class _Server(ThreadingHTTPServer):
         self.hub = hub
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that was killed is no news."""
+        """Ignore clients that were killed."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -118,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     def log_message(self, format: str, *args: object) -> None:
-        """Silence."""
+        """Log nothing."""
 
     def do_HEAD(self) -> None:
         self._handle()
@@ -229,7 +229,7 @@ class _Handler(BaseHTTPRequestHandler):
         return None
 
     def _write(self, name: str, body: bytes) -> None:
-        # Counted before: whoever has received it may look at the count at once.
+        # Count before sending: a client that has received the bytes may read the count at once.
         served = self.server.hub.served
         served[name] = served.get(name, 0) + len(body)
         self.wfile.write(body)

@@ -1,4 +1,4 @@
-"""Models in another format: made once, never given to an engine with a wrong byte, gone with their source."""
+"""Models converted to another format: converted once, never used if damaged, removed with their source."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ FORMAT = ModelFormat(name="toy", convert="toy_converter:convert")
 
 
 class Converter:
-    """The function that the child calls, and how often it was."""
+    """The converter function that the child calls, and a record of its calls."""
 
     def __init__(self, folder: Path) -> None:
         self.hold = folder / "hold"
@@ -106,7 +106,7 @@ async def store(make: Callable[[], ModelStore]) -> ModelStore:
 
 
 def made(store: ModelStore) -> list[Path]:
-    """What lies in the folder of converted models."""
+    """Return the files in the folder of converted models."""
     return [path for path in (store.root / "converted").rglob("*") if path.is_file()]
 
 
@@ -129,7 +129,7 @@ async def test_a_model_is_converted_once(
     assert converter.calls == ["int8"]
 
 
-async def test_whether_it_is_there_is_known_without_making_it(
+async def test_a_conversion_can_be_looked_up_without_converting(
     store: ModelStore, converter: Converter
 ) -> None:
     assert await store.converted("toy", FORMAT, "int8") is None
@@ -141,16 +141,14 @@ async def test_whether_it_is_there_is_known_without_making_it(
     assert await store.converted("toy", FORMAT, "int8") is None
 
 
-async def test_each_precision_of_the_weights_is_a_file_of_its_own(
-    store: ModelStore, converter: Converter
-) -> None:
+async def test_each_weight_precision_has_its_own_file(store: ModelStore, converter: Converter) -> None:
     paths = {await store.convert("toy", FORMAT, each) for each in ("int8", "float16", "int8_float32")}
     assert len(paths) == 2
     assert await store.converted("toy", FORMAT, "int8_float16") in paths
     assert converter.calls == ["int8", "float16"]
 
 
-async def test_two_who_want_it_at_once_wait_for_one(
+async def test_concurrent_requests_share_one_conversion(
     make: Callable[[], ModelStore], store: ModelStore, converter: Converter
 ) -> None:
     converter.hold.touch()
@@ -182,7 +180,7 @@ async def test_a_model_that_is_being_converted_is_not_removed(
         converter.hold.unlink()
 
 
-async def test_a_changed_byte_is_not_given_to_an_engine(
+async def test_a_changed_conversion_is_replaced(
     store: ModelStore, converter: Converter, weights: bytes
 ) -> None:
     path = await store.convert("toy", FORMAT, "int8")
@@ -191,10 +189,10 @@ async def test_a_changed_byte_is_not_given_to_an_engine(
     assert path.read_bytes() == b"int8" + weights[::-1]
 
 
-async def test_a_byte_that_changed_by_itself_is_found_when_all_are_read(
+async def test_verify_finds_silent_corruption(
     store: ModelStore, converter: Converter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On a failing disk, no stamp tells."""
+    """A failing disk changes bytes without changing the file's stamp."""
     path = await store.convert("toy", FORMAT, "int8")
     await store.convert("toy", FORMAT, "float16")
     assert (await store.verify("toy")).verified
@@ -202,7 +200,7 @@ async def test_a_byte_that_changed_by_itself_is_found_when_all_are_read(
     stamp_before = stamp_of(path)
     path.write_bytes(good[:500] + b"?" + good[501:])
     monkeypatch.setattr(converted, "stamp", lambda each: stamp_before if each == path else stamp_of(each))
-    assert await store.converted("toy", FORMAT, "int8") == path, "it does not seem to have changed"
+    assert await store.converted("toy", FORMAT, "int8") == path, "its stamp is unchanged"
     told: list[Progress] = []
     with pytest.raises(WhisperdError) as caught:
         await store.verify("toy", told.append)
@@ -210,19 +208,19 @@ async def test_a_byte_that_changed_by_itself_is_found_when_all_are_read(
     assert caught.value.code == "model.damaged"
     assert caught.value.data["files"] == [path.name]
     assert "have been removed" in str(caught.value)
-    assert "again" in caught.value.fix and "pull" not in caught.value.fix, "nothing can be pulled"
+    assert "again" in caught.value.fix and "pull" not in caught.value.fix, "a conversion cannot be pulled"
     assert await store.converted("toy", FORMAT, "int8") is None
     assert (await store.verify("toy")).verified
     await store.convert("toy", FORMAT, "int8")
     assert path.read_bytes() == good
-    assert converter.calls == ["int8", "float16", "int8"], "the other one is as it was"
+    assert converter.calls == ["int8", "float16", "int8"], "only the damaged conversion is repeated"
 
 
 @pytest.mark.parametrize("number", [errno.EMFILE, errno.EIO, errno.EACCES, errno.ESTALE])
-async def test_what_cannot_be_read_is_not_taken_for_damaged(
+async def test_an_unreadable_conversion_is_not_treated_as_damaged(
     store: ModelStore, converter: Converter, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
-    """It may pass."""
+    """The error may be transient."""
     path = await store.convert("toy", FORMAT, "int8")
 
     def refuse(_: Path, **_options: object) -> None:
@@ -235,7 +233,7 @@ async def test_what_cannot_be_read_is_not_taken_for_damaged(
     assert await store.converted("toy", FORMAT, "int8") == path
 
 
-async def test_what_is_damaged_and_cannot_be_removed_is_told(
+async def test_a_damaged_conversion_that_cannot_be_removed_is_reported(
     store: ModelStore, converter: Converter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = await store.convert("toy", FORMAT, "int8")
@@ -250,7 +248,7 @@ async def test_what_is_damaged_and_cannot_be_removed_is_told(
     assert caught.value.code == "model.read_only"
 
 
-async def test_what_is_made_anew_meanwhile_is_not_removed(
+async def test_verify_keeps_a_conversion_that_was_replaced_meanwhile(
     store: ModelStore, converter: Converter, weights: bytes
 ) -> None:
     path = await store.convert("toy", FORMAT, "int8")
@@ -266,18 +264,14 @@ async def test_what_is_made_anew_meanwhile_is_not_removed(
     assert path.read_bytes() == b"int8" + weights[::-1]
 
 
-async def test_what_was_only_touched_is_read_and_not_made_again(
-    store: ModelStore, converter: Converter
-) -> None:
+async def test_a_touched_conversion_is_verified_and_kept(store: ModelStore, converter: Converter) -> None:
     path = await store.convert("toy", FORMAT, "int8")
     os.utime(path, (1, 1))
     assert await store.convert("toy", FORMAT, "int8") == path
     assert converter.calls == ["int8"]
 
 
-async def test_a_newer_version_of_the_format_takes_the_place_of_the_older(
-    store: ModelStore, converter: Converter
-) -> None:
+async def test_a_newer_format_version_replaces_the_older(store: ModelStore, converter: Converter) -> None:
     old = await store.convert("toy", FORMAT, "int8")
     other = await store.convert("toy", FORMAT, "float16")
     new = await store.convert("toy", replace(FORMAT, version=2), "int8")
@@ -285,7 +279,9 @@ async def test_a_newer_version_of_the_format_takes_the_place_of_the_older(
     assert new.exists() and other.exists() and not old.exists()
 
 
-async def test_it_is_counted_and_removed_with_its_model(store: ModelStore, converter: Converter) -> None:
+async def test_a_conversion_counts_towards_its_models_size_and_is_removed_with_it(
+    store: ModelStore, converter: Converter
+) -> None:
     before = (await store.describe("toy")).size or 0
     path = await store.convert("toy", FORMAT, "int8")
     size_bytes = path.stat().st_size
@@ -301,11 +297,11 @@ async def test_it_is_counted_and_removed_with_its_model(store: ModelStore, conve
         ("it makes no sense", "model.conversion_failed", "it makes no sense"),
         ("nonsense" * 16_000, "model.conversion_failed", "nonsense"),
         ("dies", "model.conversion_failed", "without a result"),
-        ("full", "disk.full", "no room"),
+        ("full", "disk.full", "not enough space"),
         ("lacks", "model.conversion_failed", "No such file"),
     ],
 )
-async def test_a_conversion_that_fails_leaves_nothing(
+async def test_a_failed_conversion_leaves_nothing(
     store: ModelStore,
     converter: Converter,
     monkeypatch: pytest.MonkeyPatch,
@@ -322,7 +318,7 @@ async def test_a_conversion_that_fails_leaves_nothing(
     await store.convert("toy", FORMAT, "int8")
 
 
-async def test_a_full_disk_is_told_before_anything_is_made(
+async def test_a_full_disk_is_reported_before_converting(
     tmp_path: Path, store: ModelStore, converter: Converter
 ) -> None:
     store = ModelStore(store.root, catalogue=store.catalogue, sources=[], free_bytes=lambda _: 1000)
@@ -339,7 +335,7 @@ async def test_cancelling_leaves_nothing(store: ModelStore, converter: Converter
     assert not made(store)
 
 
-async def test_what_a_killed_conversion_left_is_cleared_while_others_are_answered(
+async def test_leftovers_are_deleted_off_the_event_loop(
     store: ModelStore, converter: Converter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = await store.convert("toy", FORMAT, "int8")
@@ -371,7 +367,7 @@ async def test_models_with_the_same_files_are_converted_once(
     assert converter.calls == ["int8"]
 
 
-async def test_a_folder_that_is_used_in_place_is_converted_anew_when_it_changed(
+async def test_a_folder_used_in_place_is_converted_again_after_a_change(
     tmp_path: Path, store: ModelStore, converter: Converter
 ) -> None:
     folder = write_files(tmp_path / "mine", tiny_files(1))
@@ -381,21 +377,21 @@ async def test_a_folder_that_is_used_in_place_is_converted_anew_when_it_changed(
     (folder / "notes.log").write_text("this changes no text")
     assert await store.convert(str(folder), FORMAT, "int8") == first
     await store.remove("toy")
-    assert first.exists(), "its folder is as it was"
+    assert first.exists(), "its folder is unchanged"
     await store.pull("toy")
     write_files(folder, tiny_files(2))
     second = await store.convert(str(folder), FORMAT, "int8")
     assert second.read_bytes() == b"int8" + tiny_files(2)["model.bin"][::-1]
-    assert second.exists() and not first.exists(), "nobody would ask for it again"
+    assert second.exists() and not first.exists(), "the conversion of the old files is deleted"
     assert len(list((store.root / "locks").glob("converted-*"))) == 1
     await store.remove("toy")
     assert second.exists()
 
 
-async def test_what_was_made_of_other_folders_stays(
+async def test_conversions_of_missing_folders_are_kept(
     tmp_path: Path, store: ModelStore, converter: Converter
 ) -> None:
-    """Also where they are away, as on a disk that is not mounted."""
+    """Even if the folders are missing, as on a disk that is not mounted."""
     paths = []
     for number in (1, 2):
         folder = write_files(tmp_path / f"mine {number}", tiny_files(number))
@@ -407,10 +403,10 @@ async def test_what_was_made_of_other_folders_stays(
     assert all(path.exists() for path in paths)
 
 
-async def test_what_was_made_of_a_folder_goes_when_that_is_gone_or_changed(
+async def test_conversions_of_deleted_or_changed_folders_are_removed(
     tmp_path: Path, store: ModelStore, converter: Converter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And not where nobody knows: it lies on a disk that is away, or on a network that does not answer."""
+    """But not while this is unknown: if the disk is unmounted, or a network does not answer."""
     converted_from = {}
     for name in ("dead", "stick", "gone", "changed"):
         folder = write_files(tmp_path / f"the {name} place" / "mine", tiny_files(1))
@@ -429,8 +425,8 @@ async def test_what_was_made_of_a_folder_goes_when_that_is_gone_or_changed(
     assert [name for name, path in converted_from.items() if path.exists()] == ["dead", "stick"]
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="names are bytes on Linux alone")
-async def test_beside_the_files_of_a_folder_may_lie_whatever_there_is(
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has arbitrary bytes in names")
+async def test_a_folder_may_contain_files_with_undecodable_names(
     tmp_path: Path, store: ModelStore, converter: Converter
 ) -> None:
     folder = write_files(tmp_path / "mine", tiny_files(1))
@@ -440,7 +436,7 @@ async def test_beside_the_files_of_a_folder_may_lie_whatever_there_is(
 
 
 @pytest.mark.skipif(os.name == "nt" or os.geteuid() == 0, reason="a superuser may write anywhere")
-async def test_a_store_that_is_read_only_gives_what_it_has(store: ModelStore, converter: Converter) -> None:
+async def test_a_read_only_store_serves_its_conversions(store: ModelStore, converter: Converter) -> None:
     path = await store.convert("toy", FORMAT, "int8")
     folders = [store.root, *(one for one in store.root.rglob("*") if one.is_dir() and not one.is_symlink())]
     for folder in folders:
@@ -455,12 +451,12 @@ async def test_a_store_that_is_read_only_gives_what_it_has(store: ModelStore, co
             folder.chmod(0o700)
 
 
-# Files that stand for one of the model's
+# Conversions that replace one of the model's files
 
 REPLACING = replace(FORMAT, name="other", replaces="model.bin")
 
 
-async def test_an_engine_gets_a_folder_in_which_it_replaces_another(
+async def test_an_engine_gets_a_folder_with_the_file_replaced(
     make: Callable[[], ModelStore], store: ModelStore, converter: Converter, weights: bytes
 ) -> None:
     assert await store.converted("toy", REPLACING, "int8") is None
@@ -475,7 +471,7 @@ async def test_an_engine_gets_a_folder_in_which_it_replaces_another(
     assert not folder.exists() and not made(store)
 
 
-async def test_a_folder_whose_file_was_changed_is_made_anew(
+async def test_a_folder_whose_file_was_changed_is_made_again(
     store: ModelStore, converter: Converter, weights: bytes
 ) -> None:
     folder = await store.convert("toy", REPLACING, "int8")
@@ -487,14 +483,14 @@ async def test_a_folder_whose_file_was_changed_is_made_anew(
     assert newer.is_dir() and not folder.exists()
 
 
-async def test_a_folder_that_was_not_finished_is_made_anew(store: ModelStore, converter: Converter) -> None:
+async def test_an_unfinished_folder_is_made_again(store: ModelStore, converter: Converter) -> None:
     folder = await store.convert("toy", REPLACING, "int8")
     folder.rename(folder.with_name(".0123"))
     assert await store.convert("toy", REPLACING, "int8") == folder
     assert not list(folder.parent.glob(".*"))
 
 
-async def test_a_model_that_is_best_as_it_is_is_not_looked_at_again(
+async def test_a_model_that_needs_no_conversion_is_checked_once(
     store: ModelStore, converter: Converter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CONVERTER_FAILS", "none")
@@ -503,7 +499,7 @@ async def test_a_model_that_is_best_as_it_is_is_not_looked_at_again(
     assert converter.calls == ["int8"]
 
 
-# Files that others have made
+# Ready-made files
 
 READY_REPO = "Someone/toy-files"
 READY_NAME = "toy-int8.bin"
@@ -512,7 +508,7 @@ READY = bytes(range(256)) * 8000
 
 @pytest.fixture
 def make_ready(tmp_path: Path, hub: Hub) -> Callable[..., ModelStore]:
-    """Makes stores whose catalogue names a file on the hub; the model itself comes from a folder."""
+    """Make stores whose catalogue names a file on the hub; the model itself comes from a folder."""
     share = tmp_path / "share"
     write_files(share / "toy", tiny_files())
     hub.add(READY_REPO, {READY_NAME: READY})
@@ -538,27 +534,27 @@ async def ready_store(make_ready: Callable[..., ModelStore]) -> ModelStore:
     return store
 
 
-async def test_what_the_hub_has_is_not_made(
+async def test_a_file_on_the_hub_is_used_instead_of_converting(
     ready_store: ModelStore, converter: Converter, hub: Hub, weights: bytes
 ) -> None:
     told: list[Progress] = []
     path = await ready_store.convert("toy", FORMAT, "int8", on_progress=told.append)
     assert path.read_bytes() == READY
     assert {"downloading"} <= {one.detail for one in told} <= {"downloading", "verifying"}
-    assert {one.name for one in told} == {"toy"}, "which is what somebody waits for"
+    assert {one.name for one in told} == {"toy"}, "the client waits for this model"
     assert converter.calls == []
     asked = len(hub.requests)
     assert await ready_store.convert("toy", FORMAT, "int8") == path
     assert len(hub.requests) == asked
-    assert [one.name for one in await ready_store.list()] == ["toy"], "it is no model of its own"
+    assert [one.name for one in await ready_store.list()] == ["toy"], "the file is not a separate model"
     made_here = await ready_store.convert("toy", FORMAT, "float16")
-    assert made_here.read_bytes() == b"float16" + weights[::-1], "of that precision the hub has none"
+    assert made_here.read_bytes() == b"float16" + weights[::-1], "the hub has no file of that precision"
     await ready_store.remove("toy")
     assert not made(ready_store)
     assert not list((ready_store.root / "blobs").iterdir())
 
 
-async def test_other_bytes_than_the_catalogue_knows_are_not_taken(
+async def test_ready_files_that_differ_from_the_catalogue_are_refused(
     ready_store: ModelStore, converter: Converter, hub: Hub, weights: bytes
 ) -> None:
     hub.flip = READY_NAME
@@ -567,7 +563,7 @@ async def test_other_bytes_than_the_catalogue_knows_are_not_taken(
     assert hub.asked(READY_NAME)
 
 
-async def test_a_hub_that_is_not_reached_is_done_without_and_not_asked_again(
+async def test_an_unreachable_hub_is_skipped_and_not_asked_again(
     make_ready: Callable[..., ModelStore],
     converter: Converter,
     hub: Hub,
@@ -585,7 +581,7 @@ async def test_a_hub_that_is_not_reached_is_done_without_and_not_asked_again(
     assert not hub.asked(READY_NAME)
 
 
-async def test_nothing_is_asked_where_downloads_are_forbidden(
+async def test_the_hub_is_not_asked_where_downloads_are_forbidden(
     make_ready: Callable[..., ModelStore], ready_store: ModelStore, converter: Converter, hub: Hub
 ) -> None:
     await ready_store.for_trials().convert("toy", FORMAT, "int8")
@@ -593,7 +589,7 @@ async def test_nothing_is_asked_where_downloads_are_forbidden(
     assert converter.calls == ["int8"] * 2 and not hub.asked(READY_REPO)
 
 
-async def test_a_download_for_which_there_is_no_room_is_told(
+async def test_a_download_that_does_not_fit_on_the_disk_is_reported(
     make_ready: Callable[..., ModelStore], ready_store: ModelStore, converter: Converter
 ) -> None:
     with pytest.raises(WhisperdError) as caught:
@@ -602,7 +598,7 @@ async def test_a_download_for_which_there_is_no_room_is_told(
     assert not converter.calls and not made(ready_store)
 
 
-async def give_up_a_download(store: ModelStore, hub: Hub) -> None:
+async def cancel_a_download(store: ModelStore, hub: Hub) -> None:
     hub.stall_after = len(READY) // 2
     told: list[Progress] = []
     async with anyio.create_task_group() as tasks:
@@ -611,20 +607,20 @@ async def give_up_a_download(store: ModelStore, hub: Hub) -> None:
         tasks.cancel_scope.cancel()
 
 
-async def test_a_download_that_was_given_up_goes_with_its_model(
+async def test_a_cancelled_download_is_removed_with_its_model(
     ready_store: ModelStore, converter: Converter, hub: Hub
 ) -> None:
-    await give_up_a_download(ready_store, hub)
+    await cancel_a_download(ready_store, hub)
     partial = ready_store.root / "partial"
     assert list(partial.iterdir())
     await ready_store.remove("toy")
     assert not list(partial.iterdir())
 
 
-async def test_a_download_that_was_given_up_is_taken_up(
+async def test_a_cancelled_download_is_resumed(
     ready_store: ModelStore, converter: Converter, hub: Hub
 ) -> None:
-    await give_up_a_download(ready_store, hub)
+    await cancel_a_download(ready_store, hub)
     assert not made(ready_store)
     hub.stall_after = None
     hub.gate.set()
@@ -635,7 +631,7 @@ async def test_a_download_that_was_given_up_is_taken_up(
     assert converter.calls == []
 
 
-def test_the_catalogue_knows_the_bytes_of_what_others_have_made() -> None:
+def test_the_catalogue_lists_hashes_of_ready_files() -> None:
     ready = [(model.name, one) for model in shipped_catalogue().models for one in model.ready]
     assert len({one.file.sha256 for _, one in ready}) == len(ready) >= 20
     for name, one in ready:
@@ -645,10 +641,10 @@ def test_the_catalogue_knows_the_bytes_of_what_others_have_made() -> None:
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links are forbidden to most")
-async def test_its_links_lead_there_from_a_store_behind_a_link(
+async def test_links_work_in_a_store_behind_a_link(
     tmp_path: Path, make: Callable[[], ModelStore], converter: Converter
 ) -> None:
-    """However deep it lies; and they are made anew where the store was moved."""
+    """Regardless of the depth of the store's folder; the links are recreated after the store has moved."""
     (tmp_path / "models").symlink_to(deep := tmp_path.joinpath(*"abcdefghijklmnopqrst"))
     deep.mkdir(parents=True)
     mine = write_files(tmp_path / "mine", tiny_files())
@@ -664,7 +660,7 @@ async def test_its_links_lead_there_from_a_store_behind_a_link(
     assert (folder / "config.json").read_bytes() == tiny_files()["config.json"]
 
 
-async def test_a_model_on_another_drive_is_linked_by_its_whole_path(
+async def test_a_model_on_another_drive_is_linked_by_its_absolute_path(
     tmp_path: Path, store: ModelStore, converter: Converter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def relpath(path: object, _: object) -> str:

@@ -1,4 +1,4 @@
-"""Files of one's own as models: what they are taken for, and how they come into the store."""
+"""A user's own model files: how they are recognised, used in place and imported."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def failure(store: ModelStore, path: Path) -> WhisperdError:
     return caught.value
 
 
-async def test_a_file_is_used_where_it_is(make: Make, model: Path) -> None:
+async def test_a_file_is_used_in_place(make: Make, model: Path) -> None:
     found = await make().pull(str(model))
     assert (found.name, found.path, found.source) == (str(model), str(model), "file")
     assert found.facts is not None and found.facts.precision == "q4_0"
@@ -57,7 +57,7 @@ async def test_a_file_is_used_where_it_is(make: Make, model: Path) -> None:
 
 
 @pytest.mark.parametrize(("vocabulary", "name"), [(51_865, "base"), (51_866, "large-v3")])
-async def test_its_languages_are_those_of_the_models_of_its_kind(
+async def test_a_file_has_the_languages_of_its_model_size(
     make: Make, model: Path, vocabulary: int, name: str
 ) -> None:
     model.write_bytes(ggml_model(vocabulary=vocabulary))
@@ -66,7 +66,7 @@ async def test_its_languages_are_those_of_the_models_of_its_kind(
     assert (await make().describe(str(model))).languages == known.languages
 
 
-async def test_other_models_have_no_such_facts(make: Make, tmp_path: Path) -> None:
+async def test_only_model_files_have_facts(make: Make, tmp_path: Path) -> None:
     for name in ("base", "unheard-of", "Someone/model", str(tmp_path), str(tmp_path / "nothing")):
         assert await make().facts(name) is None
 
@@ -87,7 +87,7 @@ async def test_other_models_have_no_such_facts(make: Make, tmp_path: Path) -> No
         (b"\xff" * 99, "recognises its format"),
     ],
 )
-async def test_a_file_that_is_no_model_says_what_it_is(
+async def test_a_file_that_is_no_model_is_identified(
     make: Make, model: Path, begins: bytes, said: str
 ) -> None:
     model.write_bytes(begins)
@@ -96,7 +96,7 @@ async def test_a_file_that_is_no_model_says_what_it_is(
     assert said in error.message and str(model) in error.message and error.fix
 
 
-async def test_one_that_is_not_there(make: Make, model: Path) -> None:
+async def test_a_missing_file_is_an_unknown_model(make: Make, model: Path) -> None:
     model.unlink()
     error = await failure(make(), model)
     assert (error.code, "does not exist" in error.message) == ("model.unknown", True)
@@ -105,7 +105,7 @@ async def test_one_that_is_not_there(make: Make, model: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such files")
-async def test_what_is_no_file_is_not_waited_for(make: Make, tmp_path: Path) -> None:
+async def test_devices_pipes_and_link_loops_are_refused_without_blocking(make: Make, tmp_path: Path) -> None:
     pipe, link, loop = (tmp_path / name for name in ("pipe.bin", "link.bin", "loop.bin"))
     os.mkfifo(pipe)
     link.symlink_to(pipe)
@@ -118,7 +118,7 @@ async def test_what_is_no_file_is_not_waited_for(make: Make, tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="links need a privilege there")
-async def test_a_link_stands_for_its_file(make: Make, model: Path, tmp_path: Path) -> None:
+async def test_a_link_to_a_file_is_followed(make: Make, model: Path, tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(model)
     assert (await make().pull(str(link))).path == str(link)
@@ -127,7 +127,7 @@ async def test_a_link_stands_for_its_file(make: Make, model: Path, tmp_path: Pat
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such permissions")
-async def test_one_that_may_not_be_read(make: Make, model: Path) -> None:
+async def test_an_unreadable_file_is_reported(make: Make, model: Path) -> None:
     model.chmod(0)
     with unprivileged(), pytest.raises(WhisperdError) as caught:
         files.open_file(model)
@@ -136,7 +136,7 @@ async def test_one_that_may_not_be_read(make: Make, model: Path) -> None:
 
 
 def reading(monkeypatch: pytest.MonkeyPatch, read: Callable[[BinaryIO, int], ModelFacts] | None) -> None:
-    """Have one backend, which reads files that begin with `toy`."""
+    """Register a single backend, which reads files that begin with `toy`."""
     made = ModelFormat(name="toy", convert="toy:convert", magic=b"toy", read=read)
     backend = Backend(name="toy", engine="toy:load", variants=(), model_format=made)
     monkeypatch.setattr(files, "backends", lambda: (backend,))
@@ -145,7 +145,7 @@ def reading(monkeypatch: pytest.MonkeyPatch, read: Callable[[BinaryIO, int], Mod
 FACTS = ModelFacts(format="toy", precision="int8", compute_type="int8", parameters=1000, language_count=1)
 
 
-async def test_one_that_changes_while_it_is_read(
+async def test_a_file_that_changes_while_it_is_read_is_refused(
     make: Make, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read(file: BinaryIO, size: int) -> ModelFacts:
@@ -157,10 +157,10 @@ async def test_one_that_changes_while_it_is_read(
     model.write_bytes(b"toy")
     error = await failure(make(), model)
     assert (error.code, "changed while it was read" in error.message) == ("model.invalid_file", True)
-    assert (await make().find(str(model))) is not None  # it stays as it is now
+    assert (await make().find(str(model))) is not None  # it has stopped changing
 
 
-async def test_a_format_of_which_no_file_can_be_named(
+async def test_a_format_without_single_file_models_is_not_recognised(
     make: Make, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reading(monkeypatch, None)
@@ -168,7 +168,7 @@ async def test_a_format_of_which_no_file_can_be_named(
     assert "recognises its format" in (await failure(make(), model)).message
 
 
-async def test_an_identity_is_another_one_after_a_change(make: Make, model: Path) -> None:
+async def test_a_changed_file_has_another_identity(make: Make, model: Path) -> None:
     before = await make().identity(str(model))
     (model.parent / "other.bin").write_bytes(b"what lies beside it changes nothing")
     assert await make().identity(str(model)) == before
@@ -179,7 +179,7 @@ async def test_an_identity_is_another_one_after_a_change(make: Make, model: Path
 # Imports
 
 
-async def test_a_file_is_imported_under_its_own_name(make: Make, model: Path) -> None:
+async def test_a_file_is_imported_under_its_file_name(make: Make, model: Path) -> None:
     data = model.read_bytes()
     imported = await make().import_model(model)
     model.unlink()
@@ -198,7 +198,7 @@ async def test_a_file_is_imported_under_its_own_name(make: Make, model: Path) ->
     assert not any((store.root / "blobs").iterdir())
 
 
-async def test_a_damaged_import_is_not_used_and_is_mended_by_the_same_file(make: Make, model: Path) -> None:
+async def test_importing_the_same_file_repairs_a_damaged_import(make: Make, model: Path) -> None:
     imported = await make().import_model(model, "mine")
     blob = Path(imported.path).resolve()
     data = bytearray(blob.read_bytes())
@@ -216,14 +216,14 @@ async def test_a_damaged_import_is_not_used_and_is_mended_by_the_same_file(make:
     ("name", "code"),
     [("base", "model.invalid_name"), ("a/b", "model.invalid_name"), ("taken", "model.exists")],
 )
-async def test_a_name_that_it_cannot_have(make: Make, model: Path, name: str, code: str) -> None:
+async def test_an_unusable_import_name_is_refused(make: Make, model: Path, name: str, code: str) -> None:
     await make().import_model(model, "taken")
     with pytest.raises(WhisperdError) as caught:
         await make().import_model(model, name)
     assert caught.value.code == code and caught.value.fix
 
 
-async def test_what_changes_while_it_is_copied_is_not_kept(
+async def test_a_file_that_changes_while_it_is_copied_is_not_imported(
     make: Make, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def read(file: BinaryIO, size: int) -> ModelFacts:
@@ -233,7 +233,7 @@ async def test_what_changes_while_it_is_copied_is_not_kept(
         return replace(FACTS, parameters=parameters)
 
     reading(monkeypatch, read)
-    monkeypatch.setattr(files, "_mark", lambda _: (3, 0))  # it begins to change behind the last look at it
+    monkeypatch.setattr(files, "_mark", lambda _: (3, 0))  # it changes right after the last check
     model.write_bytes(b"toy")
     with pytest.raises(WhisperdError) as caught:
         await make().import_model(model, "mine")

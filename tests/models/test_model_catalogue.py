@@ -1,4 +1,4 @@
-"""The shipped catalogue, and what a name means."""
+"""The shipped catalogue, and the meaning of model names."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def never(_: str) -> bool:
     return False
 
 
-def test_every_size_is_there() -> None:
+def test_the_catalogue_has_every_size() -> None:
     names = {model.name for model in CATALOGUE.models}
     sizes = {"tiny", "tiny.en", "base", "base.en", "small", "small.en", "medium", "medium.en"}
     large = {"large-v1", "large-v2", "large-v3", "large-v3-turbo"}
@@ -51,7 +51,7 @@ def test_an_entry_is_complete(model) -> None:  # type: ignore[no-untyped-def]
     assert model.memory_bytes("int8_float16") == model.memory_bytes("int8")
 
 
-def test_files_with_the_same_hash_have_the_same_size() -> None:
+def test_equal_hashes_mean_equal_sizes() -> None:
     sizes: dict[str, set[int | None]] = {}
     for model in CATALOGUE.models:
         for file in model.files:
@@ -60,7 +60,7 @@ def test_files_with_the_same_hash_have_the_same_size() -> None:
     assert all(len(each) == 1 for each in sizes.values())
 
 
-def test_packages_have_every_file() -> None:
+def test_packages_contain_every_file() -> None:
     packaged = {model.name: model for model in CATALOGUE.models if model.package}
     assert set(packaged) == {"tiny.en", "base"}
     for model in packaged.values():
@@ -73,7 +73,7 @@ def test_packages_have_every_file() -> None:
     ("name", "near"),
     [("larg-v3", "large-v3"), ("smal", "small"), ("tiny_en", "tiny.en"), ("turbo-v3", "turbo")],
 )
-def test_near_names_are_offered(name: str, near: str) -> None:
+def test_similar_names_are_suggested(name: str, near: str) -> None:
     with pytest.raises(WhisperdError) as caught:
         resolve(name, CATALOGUE, never)
     assert near in caught.value.data["near"] and near in caught.value.fix
@@ -87,12 +87,12 @@ def test_a_repository_may_have_a_revision() -> None:
 
 
 @pytest.mark.parametrize("name", ["/models/x", "./x", "../x", "~/x", "~", ".", ".."])
-def test_paths_are_folders(name: str) -> None:
+def test_paths_denote_folders(name: str) -> None:
     assert is_path(name)
 
 
 @given(st.text())
-def test_any_text_is_a_model_or_an_error(name: str) -> None:
+def test_any_text_is_a_model_name_or_an_error(name: str) -> None:
     try:
         found = resolve(name, CATALOGUE, lambda _: True)
     except WhisperdError as error:
@@ -123,7 +123,7 @@ def test_different_models_have_different_keys(first: str, second: str) -> None:
     assert key_of(references[0].name) == references[0].key
 
 
-def test_the_daemon_never_imports_what_the_child_needs() -> None:
+def test_the_daemon_does_not_import_the_childs_libraries() -> None:
     code = "import sys, whisperd.models; print({'huggingface_hub', 'httpx', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"

@@ -1,4 +1,4 @@
-"""Models from the hub, with the real `huggingface_hub` against a server that speaks the hub's protocol."""
+"""Models from the hub, fetched by the real `huggingface_hub` from a server that speaks the hub's protocol."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def children() -> list[psutil.Process]:
 
 
 async def until_downloaded(root: Path, size_bytes: int) -> None:
-    """Wait until so much of a file lies in a store, unfinished."""
+    """Wait until an unfinished file of exactly this size lies in the store."""
 
     def sizes_bytes() -> Iterator[int]:
         for path in root.glob("partial/*/*.partial"):
@@ -68,7 +68,7 @@ async def test_a_repository_is_pulled_and_pinned(
     )
     told: list[Progress] = []
     installed = await make_store().pull(REPO, told.append)
-    assert content(installed.path) == files  # and neither code nor what an engine does not need
+    assert content(installed.path) == files  # neither code nor files that engines do not need
     assert (installed.name, installed.repo, installed.revision) == (REPO, REPO, commit)
     assert (installed.source, installed.installed, installed.verified) == ("the hub", True, True)
     total = sum(map(len, files.values()))
@@ -79,7 +79,9 @@ async def test_a_repository_is_pulled_and_pinned(
     assert children() == []
 
 
-async def test_a_second_pull_asks_nobody(hub: Hub, make_store: MakeStore, files: dict[str, bytes]) -> None:
+async def test_a_second_pull_sends_no_requests(
+    hub: Hub, make_store: MakeStore, files: dict[str, bytes]
+) -> None:
     hub.add(REPO, files)
     first = await make_store().pull(REPO)
     asked = len(hub.requests)
@@ -116,7 +118,7 @@ async def test_a_repository_that_moved_is_followed(
     assert content((await make_store().pull(REPO)).path) == files
 
 
-async def test_a_mirror_that_lists_no_hashes_is_asked_for_them(
+async def test_missing_hashes_in_a_listing_are_requested(
     hub: Hub, make_store: MakeStore, files: dict[str, bytes]
 ) -> None:
     hub.add(REPO, files)
@@ -126,7 +128,7 @@ async def test_a_mirror_that_lists_no_hashes_is_asked_for_them(
     assert {path.rpartition("/")[2] for method, path, _ in hub.requests if method == "HEAD"} == set(files)
 
 
-async def test_a_mirror_that_states_no_hash_at_all_is_refused(
+async def test_a_mirror_without_hashes_is_refused(
     hub: Hub, make_store: MakeStore, files: dict[str, bytes]
 ) -> None:
     hub.add(REPO, files)
@@ -135,9 +137,7 @@ async def test_a_mirror_that_states_no_hash_at_all_is_refused(
     assert (await failure(make_store())).code == "hub.no_hash"
 
 
-async def test_a_cut_download_goes_on_where_it_was_cut(
-    hub: Hub, make_store: MakeStore, files: dict[str, bytes]
-) -> None:
+async def test_a_cut_download_is_resumed(hub: Hub, make_store: MakeStore, files: dict[str, bytes]) -> None:
     hub.add(REPO, files)
     hub.cut_after, hub.cuts = 1_000_000, 2
     installed = await make_store().pull(REPO)
@@ -146,10 +146,10 @@ async def test_a_cut_download_goes_on_where_it_was_cut(
     assert hub.served["model.bin"] == len(files["model.bin"])
 
 
-async def test_a_download_that_had_all_of_a_file_of_unknown_size_goes_on(
+async def test_a_complete_partial_file_of_unknown_size_is_accepted(
     hub: Hub, make_store: MakeStore, files: dict[str, bytes]
 ) -> None:
-    """A mirror that states no sizes, and a pull that was ended after the first of the files."""
+    """A mirror that states no sizes, and a pull that ended after the first file."""
     hub.add(REPO, files)
     hub.plain_listing = hub.sizeless = True
     folder = make_store().root / "partial" / key_of(REPO)
@@ -159,27 +159,25 @@ async def test_a_download_that_had_all_of_a_file_of_unknown_size_goes_on(
     assert content(installed.path) == files
 
 
-async def test_a_connection_that_falls_silent_is_replaced(
+async def test_a_silent_connection_is_replaced(
     hub: Hub, make_store: MakeStore, files: dict[str, bytes]
 ) -> None:
     hub.add(REPO, files)
     hub.stall_after = 2_000_000
-    # The last connection asks for less than the server stalls after.
+    # The last connection requests fewer bytes than the server sends before it stalls.
     installed = await make_store(read_timeout_s=2).pull(REPO)
     assert content(installed.path) == files
-    assert hub.begun["model.bin"][-1] > 0, "what had come is not sent again"
+    assert hub.begun["model.bin"][-1] > 0, "received bytes are not sent again"
 
 
-async def test_a_download_without_a_byte_is_given_up(
-    hub: Hub, tmp_path: Path, files: dict[str, bytes]
-) -> None:
+async def test_a_stalled_download_is_given_up(hub: Hub, tmp_path: Path, files: dict[str, bytes]) -> None:
     hub.add(REPO, files)
     hub.stall_after = 1_000_000
     source = HubSource(HubSettings(connect_timeout_s=LIMIT_S, stall_timeout_s=0.5))
     error = await failure(ModelStore(tmp_path / "models", sources=[source]))
     assert error.code == "download.stuck" and "resumes" in error.fix
     assert children() == []
-    # On a busy computer that may be less than was sent.
+    # On a busy computer, less may have been stored than was sent.
     sha256 = hashlib.sha256(files["model.bin"]).hexdigest()
     kept = [path.stat().st_size for path in (tmp_path / "models").glob(f"partial/*/{sha256}.partial")]
     hub.gate.set()
@@ -188,7 +186,7 @@ async def test_a_download_without_a_byte_is_given_up(
     assert hub.begun["model.bin"][-1] == sum(kept)
 
 
-async def test_cancelling_kills_the_child_and_keeps_what_came(
+async def test_cancelling_kills_the_child_and_keeps_the_partial_download(
     hub: Hub, make_store: MakeStore, files: dict[str, bytes]
 ) -> None:
     hub.add(REPO, files)
@@ -207,7 +205,7 @@ async def test_cancelling_kills_the_child_and_keeps_what_came(
     assert hub.served["model.bin"] == len(files["model.bin"])
 
 
-async def test_a_mirror_that_sends_more_than_it_states(
+async def test_a_mirror_that_sends_more_than_it_states_is_refused(
     hub: Hub, make_store: MakeStore, files: dict[str, bytes], tmp_path: Path
 ) -> None:
     hub.add(REPO, files)
@@ -219,7 +217,7 @@ async def test_a_mirror_that_sends_more_than_it_states(
     assert max(left, default=0) <= len(files["model.bin"])
 
 
-async def test_a_download_that_cannot_begin_says_why(
+async def test_a_download_that_cannot_start_reports_why(
     hub: Hub,
     make_store: MakeStore,
     tmp_path: Path,
@@ -245,7 +243,7 @@ anyio.run(ModelStore(Path(sys.argv[1]), sources=[HubSource()]).pull, sys.argv[2]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-async def test_a_download_goes_on_after_everything_was_killed(
+async def test_a_download_is_resumed_after_everything_was_killed(
     hub: Hub, tmp_path: Path, make_store: MakeStore, files: dict[str, bytes]
 ) -> None:
     hub.add(REPO, files)
@@ -271,7 +269,7 @@ async def test_two_processes_download_once(hub: Hub, tmp_path: Path, files: dict
     assert hub.served == {name: len(data) for name, data in files.items()}
 
 
-@pytest.mark.parametrize("name", ["model.bin", "config.json"])  # one is known by SHA-256, one by git
+@pytest.mark.parametrize("name", ["model.bin", "config.json"])  # one has a SHA-256 hash, one a git hash
 async def test_a_wrong_byte_from_the_hub_is_never_installed(
     hub: Hub, make_store: MakeStore, files: dict[str, bytes], tmp_path: Path, name: str
 ) -> None:
@@ -286,7 +284,7 @@ async def test_a_wrong_byte_from_the_hub_is_never_installed(
     assert content((await make_store().pull(REPO)).path) == files
 
 
-async def test_wrong_bytes_of_an_earlier_download_are_fetched_anew(
+async def test_wrong_bytes_of_an_earlier_download_are_fetched_again(
     hub: Hub, make_store: MakeStore, files: dict[str, bytes], tmp_path: Path
 ) -> None:
     hub.add(REPO, files)
@@ -297,7 +295,7 @@ async def test_wrong_bytes_of_an_earlier_download_are_fetched_anew(
     assert content((await make_store().pull(REPO)).path) == files
 
 
-async def test_what_is_pinned_stays_although_upstream_changes(
+async def test_a_pinned_commit_is_kept_when_upstream_changes(
     hub: Hub, make_store: MakeStore, files: dict[str, bytes]
 ) -> None:
     commit = hub.add(REPO, files)
@@ -321,7 +319,7 @@ async def test_other_bytes_under_a_pinned_commit_are_refused(
     assert content((await make_store().pull(REPO)).path) == tiny_files(7)
 
 
-async def test_the_catalogue_decides_what_the_bytes_are(
+async def test_the_catalogues_hashes_take_precedence(
     hub: Hub, make_store: MakeStore, files: dict[str, bytes]
 ) -> None:
     hub.add(REPO, tiny_files(3))
@@ -329,7 +327,7 @@ async def test_the_catalogue_decides_what_the_bytes_are(
     assert error.code == "model.hash_mismatch"
 
 
-async def test_a_repository_of_the_catalogue_is_the_model_of_that_name(
+async def test_a_repository_in_the_catalogue_goes_by_its_catalogue_name(
     hub: Hub, make_store: MakeStore, files: dict[str, bytes]
 ) -> None:
     hub.add(REPO, files)
@@ -366,7 +364,7 @@ FAILURES = [
     FAILURES,
     ids=lambda value: f"{value.path}{value.status}" if isinstance(value, Answer) else None,
 )
-async def test_each_failure_has_its_error(
+async def test_each_failure_has_its_error_code(
     hub: Hub, make_store: MakeStore, files: dict[str, bytes], answer: Answer, code: str
 ) -> None:
     hub.add(REPO, files)
@@ -379,10 +377,10 @@ async def test_each_failure_has_its_error(
 
 
 @pytest.mark.parametrize("hash", ["../../../elsewhere", "x" * 64, 7])
-async def test_what_a_hub_says_of_a_hash_is_no_path(
+async def test_a_hash_from_the_hub_is_never_used_as_a_path(
     hub: Hub, make_store: MakeStore, tmp_path: Path, hash: object
 ) -> None:
-    """Downloads are named by their hashes."""
+    """Partial downloads are named by their hashes."""
     large = {"sha256": hash, "size": 7, "pointerSize": 134}
     siblings = [{"rfilename": "model.bin", "size": 7, "blobId": "0" * 40, "lfs": large}]
     listing = json.dumps({"id": "Some/model", "sha": "c" * 40, "siblings": siblings}).encode()
@@ -392,18 +390,20 @@ async def test_what_a_hub_says_of_a_hash_is_no_path(
     assert not list(tmp_path.rglob("*.partial"))
 
 
-async def test_the_wait_that_the_hub_asks_for_is_said(hub: Hub, make_store: MakeStore) -> None:
+async def test_the_hubs_retry_delay_is_reported(hub: Hub, make_store: MakeStore) -> None:
     hub.answers.append(Answer("/api/", 429, {"Retry-After": "77"}))
     assert "77 seconds" in (await failure(make_store())).fix
 
 
-async def test_an_unknown_revision_is_said(hub: Hub, make_store: MakeStore, files: dict[str, bytes]) -> None:
+async def test_an_unknown_revision_is_reported(
+    hub: Hub, make_store: MakeStore, files: dict[str, bytes]
+) -> None:
     hub.add(REPO, files)
     error = await failure(make_store(), f"{REPO}@nothing")
     assert error.code == "hub.not_found" and "nothing" in error.message
 
 
-async def test_passing_failures_of_a_download_pass(
+async def test_transient_download_failures_are_retried(
     hub: Hub, make_store: MakeStore, files: dict[str, bytes]
 ) -> None:
     hub.add(REPO, files)
@@ -417,14 +417,14 @@ async def test_a_repository_in_another_format_is_refused(hub: Hub, make_store: M
     assert error.code == "model.unsupported_format" and "model.bin" in error.message
 
 
-async def test_nothing_listens(hub: Hub, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unreachable_hub_is_reported(
+    hub: Hub, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert (await failure(make_store())).code == "network.unreachable"
 
 
-async def test_a_hub_that_accepts_and_never_answers_is_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_hub_that_never_answers_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
     port = listener.extra(anyio.abc.SocketAttribute.local_port)
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{port}")

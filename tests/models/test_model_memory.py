@@ -1,4 +1,4 @@
-"""The estimate of memory, against what CTranslate2 was measured to take (docs/benchmarks.md)."""
+"""The memory estimate, compared with CTranslate2's measured use (docs/benchmarks.md)."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ MEASURED_MB = [
 
 
 @pytest.mark.parametrize(("model", "compute_type", "replicas", "batch_size", "peak_mb"), MEASURED_MB)
-def test_as_measured_or_somewhat_more(
+def test_estimates_are_close_to_the_measured_peaks(
     model: str, compute_type: str, replicas: int, batch_size: int, peak_mb: int
 ) -> None:
     known = shipped_catalogue().find(model)
@@ -52,7 +52,7 @@ def test_as_measured_or_somewhat_more(
 
 
 @pytest.mark.parametrize(("compute_type", "peak_mb"), [("float16", 4755), ("int8", 3091)])
-def test_on_a_gpu_as_published(compute_type: str, peak_mb: int) -> None:
+def test_gpu_estimates_are_close_to_the_published_peaks(compute_type: str, peak_mb: int) -> None:
     need = need_bytes(1550 * MB, compute_type, batch_size=1, device="cuda")
     assert 0.95 <= need / (peak_mb * MB) <= 1.2
 
@@ -65,7 +65,7 @@ def test_on_a_gpu_as_published(compute_type: str, peak_mb: int) -> None:
     replicas=st.integers(1, 16),
     device=st.sampled_from(["cpu", "cuda"]),
 )
-def test_more_of_anything_never_needs_less(
+def test_the_estimate_grows_with_every_parameter(
     parameters: int, compute_type: str, batch_size: int, replicas: int, device: str
 ) -> None:
     def need(parameters: int, batch_size: int, replicas: int) -> int:
@@ -78,7 +78,7 @@ def test_more_of_anything_never_needs_less(
 
 
 @pytest.mark.parametrize(("parameters", "peak_mb"), [(TINY, 121), (BASE, 159), (SMALL, 337), (TURBO, 919)])
-def test_what_computes_was_loaded_in_less(parameters: int, peak_mb: int) -> None:
+def test_loading_takes_less_than_computing(parameters: int, peak_mb: int) -> None:
     assert need_bytes(parameters, "int8", batch_size=1) > peak_mb * MB
 
 
@@ -94,12 +94,12 @@ def test_a_smaller_decoder_never_needs_more(shares: list[float], parameters: int
 
 
 @pytest.mark.parametrize("model", shipped_catalogue().models, ids=lambda model: model.name)
-def test_a_model_known_by_its_files_alone(model) -> None:  # type: ignore[no-untyped-def]
+def test_parameters_are_estimated_from_file_sizes(model) -> None:  # type: ignore[no-untyped-def]
     assert parameters_in(model.size_bytes) == pytest.approx(model.parameters_millions * MB, rel=0.1)
 
 
-def test_a_model_that_nobody_knows_is_as_large_as_its_weights_say(tmp_path: Path) -> None:
-    """However few its decoder's layers are, and however many bytes each number has."""
+def test_the_size_of_an_unknown_model_is_read_from_its_weights(tmp_path: Path) -> None:
+    """Regardless of how few layers its decoder has and how many bytes each number takes."""
     halves = ["encoder"] * 4 + ["decoder"]
     layers = [
         variable(f"{half}/layer_{layer}/{part}/weight", (5, 7), 1, bytes(35))
@@ -111,14 +111,14 @@ def test_a_model_that_nobody_knows_is_as_large_as_its_weights_say(tmp_path: Path
     assert size_in(tmp_path) == ModelSize(10 * 35, decoder_share=0.25)
 
 
-def test_a_shape_that_the_bytes_contradict_is_not_believed(tmp_path: Path) -> None:
+def test_a_shape_that_contradicts_the_file_size_is_ignored(tmp_path: Path) -> None:
     weights = variable("decoder/weight", (2**32 - 1,) * 255, 0, bytes(40))
     head = struct.pack("<I", 6) + string("WhisperSpec") + struct.pack("<II", 3, 1)
     (tmp_path / "model.bin").write_bytes(head + weights + struct.pack("<I", 0))
     assert size_in(tmp_path) == ModelSize(10)
 
 
-def test_of_weights_in_another_format_the_bytes_tell(tmp_path: Path) -> None:
+def test_weights_in_an_unknown_format_are_sized_by_their_bytes(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(bytes(900))
     (tmp_path / "vocabulary.json").write_bytes(bytes(100))
     assert size_in(tmp_path) == ModelSize(500)

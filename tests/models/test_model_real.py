@@ -1,4 +1,4 @@
-"""A real model, from wherever this computer reaches one."""
+"""Pulls of a real model, from any source that this computer can reach."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from whisperd_testing import CACHE
 pytestmark = [pytest.mark.anyio, pytest.mark.real]
 
 
-async def test_tiny_en_is_pulled_for_real() -> None:
+async def test_tiny_en_is_really_pulled() -> None:
     store = ModelStore(CACHE / "models")
     installed = await store.pull("tiny.en")
     assert await store.verify("tiny.en") == installed
-    # Its size counts what other tests have converted of it.
+    # Its size includes what other tests have converted from it.
     assert installed.path is not None
     files = [file for file in Path(installed.path).iterdir() if file.suffix in (".json", ".bin", ".txt")]
     assert sum(file.stat().st_size for file in files) == 78_090_594 <= installed.size

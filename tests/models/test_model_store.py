@@ -39,7 +39,7 @@ pytestmark = pytest.mark.anyio
 
 
 class SlowSource:
-    """Has what a folder has, and gives it when it is let."""
+    """Serve a folder's files, but only once the test allows it."""
 
     name = "the slow source"
     remote = True
@@ -59,7 +59,7 @@ class SlowSource:
 
 
 class FailingSource:
-    """Fails each time, and counts."""
+    """Fail every fetch, and count the attempts."""
 
     remote = True
 
@@ -75,14 +75,14 @@ class FailingSource:
 
 @pytest.fixture
 def share(tmp_path: Path, files: dict[str, bytes]) -> Path:
-    """A folder of models, with `toy` in it."""
+    """A folder of models that contains `toy`."""
     write_files(tmp_path / "share" / "toy", files)
     return tmp_path / "share"
 
 
 @pytest.fixture
 def make(tmp_path: Path, share: Path, files: dict[str, bytes]) -> Callable[..., ModelStore]:
-    """Makes stores in the same folder that find models in the share and know `toy`."""
+    """Make stores in one folder that find models in the share and know `toy`."""
 
     def make(**options: Any) -> ModelStore:
         known = {"catalogue": catalogue_of(toy_entry(files)), "sources": [FolderSource(share)]}
@@ -102,7 +102,7 @@ async def failure(store: ModelStore, name: str = "toy") -> WhisperdError:
 
 @pytest.fixture
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the files that were read to hash them."""
+    """The names of the files that were read to be hashed."""
     names: list[str] = []
     hash_file = storage.hash_file
 
@@ -114,7 +114,7 @@ def hashed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
-# What is installed
+# Installed models
 
 
 async def test_a_model_is_installed_from_a_folder_and_found(make: Make, files: dict[str, bytes]) -> None:
@@ -127,8 +127,8 @@ async def test_a_model_is_installed_from_a_folder_and_found(make: Make, files: d
     assert installed.size == sum(map(len, files.values()))
 
 
-@pytest.mark.skipif(os.name != "posix", reason="file modes are of Unix")
-async def test_a_store_is_its_owners_unless_somebody_made_it_to_be_shared(make: Make, tmp_path: Path) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="needs Unix file modes")
+async def test_a_store_is_private_unless_its_folder_was_made_shared(make: Make, tmp_path: Path) -> None:
     await make().pull("toy")
     assert (tmp_path / "models").stat().st_mode & 0o777 == 0o700
     (tmp_path / "models").chmod(0o755)
@@ -137,7 +137,7 @@ async def test_a_store_is_its_owners_unless_somebody_made_it_to_be_shared(make: 
     assert (tmp_path / "models").stat().st_mode & 0o777 == 0o755
 
 
-async def test_what_was_not_touched_is_not_read_again(make: Make, hashed: list[str]) -> None:
+async def test_untouched_files_are_not_read_again(make: Make, hashed: list[str]) -> None:
     await make().pull("toy")
     hashed.clear()
     await make().find("toy")
@@ -205,12 +205,12 @@ async def test_a_wrong_byte_is_never_loaded(
     assert await make().find("toy") == mended
 
 
-async def test_only_what_is_damaged_is_fetched_again(make: Make, share: Path) -> None:
+async def test_only_damaged_files_are_fetched_again(make: Make, share: Path) -> None:
     installed = await make().pull("toy")
     truncate(Path(installed.path) / "tokenizer.json")
     (share / "toy" / "model.bin").unlink()
     assert (await failure(make(sources=[]))).code == "model.unavailable"
-    assert (await make().pull("toy")).verified  # the folder has what is missing, if nothing else
+    assert (await make().pull("toy")).verified  # the share has the missing file; it has nothing else
 
 
 async def test_a_store_can_be_moved(make: Make, tmp_path: Path, files: dict[str, bytes]) -> None:
@@ -237,7 +237,7 @@ async def test_a_manifest_cannot_name_a_file_elsewhere(make: Make, tmp_path: Pat
     assert await make().find("toy") is None
 
 
-async def test_a_pull_that_cannot_help_ends(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_pull_that_ends_damaged_gives_up(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     install = storage.Storage.install
 
     def unlucky(self: storage.Storage, key: str, manifest: Any) -> None:
@@ -249,7 +249,7 @@ async def test_a_pull_that_cannot_help_ends(make: Make, monkeypatch: pytest.Monk
 
 
 async def test_a_change_right_after_verification_shows(make: Make, tmp_path: Path) -> None:
-    """A file system tells time in steps: what is on record must be older than the step of now."""
+    """File system timestamps are coarse: the recorded ones must be at least one step older than now."""
     installed = await make().pull("toy")
     recorded_ns = (tmp_path / "models" / "stamps" / "toy.json").stat().st_mtime_ns
     for file in Path(installed.path).iterdir():
@@ -281,7 +281,7 @@ async def test_summaries_have_the_shape_of_the_interface(make: Make, tmp_path: P
     assert listed.path == str(tmp_path / "models" / "installed" / "toy")
 
 
-async def test_an_unknown_name_has_near_matches(make: Make) -> None:
+async def test_an_unknown_name_gets_suggestions(make: Make) -> None:
     for method in (make().find, make().pull, make().describe, make().remove, make().verify, make().path):
         with pytest.raises(WhisperdError) as caught:
             await method("toyy")
@@ -302,7 +302,7 @@ async def test_a_folder_is_used_in_place(make: Make, tmp_path: Path, files: dict
 
 
 @pytest.mark.parametrize("name", ["nowhere", "nowhere/ggml-mine.bin", "null\0byte"])
-async def test_where_nothing_is_there_is_nothing_to_remove(make: Make, tmp_path: Path, name: str) -> None:
+async def test_removing_a_missing_path_is_an_error(make: Make, tmp_path: Path, name: str) -> None:
     with pytest.raises(WhisperdError) as caught:
         await make().remove(str(tmp_path / name))
     assert caught.value.code == "model.unknown"
@@ -327,7 +327,7 @@ async def test_where_nothing_is_there_is_nothing_to_remove(make: Make, tmp_path:
         (lambda folder: (folder / "config.json").write_bytes(b"[" * 100_000), "not a JSON object"),
     ],
 )
-async def test_a_folder_that_is_no_model_says_what_is_wrong(
+async def test_an_invalid_model_folder_is_explained(
     make: Make, tmp_path: Path, files: dict[str, bytes], spoil: Callable[[Path], Any], said: str
 ) -> None:
     folder = write_files(tmp_path / "mine", files)
@@ -337,7 +337,7 @@ async def test_a_folder_that_is_no_model_says_what_is_wrong(
     assert said in error.message
 
 
-async def test_a_folder_that_is_gone_is_no_model(make: Make, tmp_path: Path, files: dict[str, bytes]) -> None:
+async def test_a_deleted_folder_is_unknown(make: Make, tmp_path: Path, files: dict[str, bytes]) -> None:
     folder = write_files(tmp_path / "mine", files)
     below = await failure(make(), str(folder / "model.bin" / "below"))
     folder.rename(folder.with_name("gone"))
@@ -345,7 +345,7 @@ async def test_a_folder_that_is_gone_is_no_model(make: Make, tmp_path: Path, fil
         assert error.code == "model.unknown" and "does not exist" in error.message
 
 
-async def test_a_file_that_goes_while_a_folder_is_looked_at_is_not_missed(
+async def test_a_file_deleted_while_a_folder_is_listed_is_ignored(
     make: Make, tmp_path: Path, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = write_files(tmp_path / "mine", files | {"an editor's.swp": b"gone in a moment"})
@@ -363,7 +363,7 @@ async def test_a_file_that_goes_while_a_folder_is_looked_at_is_not_missed(
 # Removing and importing
 
 
-async def test_removing_keeps_what_other_models_have(make: Make, share: Path, tmp_path: Path) -> None:
+async def test_removing_keeps_files_that_other_models_share(make: Make, share: Path, tmp_path: Path) -> None:
     write_files(share / "other", tiny_files() | {"config.json": b'{"other": 1}'})
     files = tiny_files() | {"config.json": b'{"other": 1}'}
     entries = [toy_entry(tiny_files()), toy_entry(files, name="other", repo="a/b")]
@@ -409,7 +409,7 @@ async def test_a_file_that_changes_during_a_pull_is_noticed(make: Make, share: P
     store = make(catalogue=catalogue_of(*entries), sources=[source])
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(store.pull, "other")
-        await source.asked.wait()  # the weights, which both have, were found in the store and verified
+        await source.asked.wait()  # the weights, which both share, were found in the store and verified
         change_in_place((Path(toy.path) / "model.bin").resolve())
         source.may_give.set()
     assert content(await make(catalogue=catalogue_of(*entries)).path("other")) == other_files
@@ -429,7 +429,7 @@ async def test_a_new_catalogue_may_name_another_commit(make: Make, share: Path) 
 
 
 class Dying(io.BytesIO):
-    """A file on a network drive that dies when more than a look is taken."""
+    """A file on a network drive that fails after its first byte was read."""
 
     def read(self, count: int | None = -1) -> bytes:
         if count == 1:
@@ -438,7 +438,7 @@ class Dying(io.BytesIO):
 
 
 @pytest.mark.parametrize("dies", [False, True])
-async def test_a_folder_that_cannot_be_read_is_passed_over(
+async def test_an_unreadable_folder_is_skipped(
     make: Make,
     tmp_path: Path,
     share: Path,
@@ -462,7 +462,7 @@ async def test_a_folder_that_cannot_be_read_is_passed_over(
     assert (await make(sources=[FolderSource(locked), FolderSource(share)]).pull("toy")).verified
 
 
-async def test_what_an_unfinished_pull_left_is_removed(make: Make, share: Path, tmp_path: Path) -> None:
+async def test_remove_deletes_what_a_failed_pull_left(make: Make, share: Path, tmp_path: Path) -> None:
     (share / "toy" / "config.json").write_bytes(b"wrong")
     assert (await failure(make())).code == "model.hash_mismatch"
     blobs = tmp_path / "models" / "blobs"
@@ -471,7 +471,7 @@ async def test_what_an_unfinished_pull_left_is_removed(make: Make, share: Path, 
     assert list(blobs.iterdir()) == []
 
 
-async def test_a_removal_that_was_killed_is_taken_up(
+async def test_an_interrupted_removal_can_be_finished(
     make: Make, share: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Killed(BaseException):
@@ -491,7 +491,7 @@ async def test_a_removal_that_was_killed_is_taken_up(
         await make().remove("mine")
 
 
-async def test_a_lock_that_is_only_looked_at_keeps_nobody_from_removing(
+async def test_a_briefly_held_lock_does_not_prevent_removal(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await make().pull("toy")
@@ -501,9 +501,7 @@ async def test_a_lock_that_is_only_looked_at_keeps_nobody_from_removing(
     assert await make().remove("toy") > 3_000_000
 
 
-async def test_a_download_that_nobody_takes_up_does_not_lie_there_for_ever(
-    make: Make, share: Path, tmp_path: Path
-) -> None:
+async def test_abandoned_downloads_are_deleted_after_a_month(make: Make, share: Path, tmp_path: Path) -> None:
     partial = tmp_path / "models" / "partial"
     days_s = 24 * 3600.0
     for name, age_s in [("forgotten", 31 * days_s), ("recent", 29 * days_s), ("held", 31 * days_s)]:
@@ -529,9 +527,7 @@ async def test_a_download_that_nobody_takes_up_does_not_lie_there_for_ever(
     assert list(partial.iterdir()) == []
 
 
-async def test_files_of_a_pull_that_is_under_way_are_not_removed(
-    make: Make, share: Path, tmp_path: Path
-) -> None:
+async def test_files_of_a_running_pull_are_not_removed(make: Make, share: Path, tmp_path: Path) -> None:
     entries = [toy_entry(tiny_files()), toy_entry(tiny_files(3), name="other", repo="a/b")]
     source = SlowSource(share)
     busy = make(catalogue=catalogue_of(*entries), sources=[source])
@@ -568,10 +564,10 @@ async def test_a_folder_is_imported(make: Make, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("is_cancelled", [False, True])
-async def test_an_import_that_ends_half_way_leaves_nothing(
+async def test_an_aborted_import_leaves_nothing(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_cancelled: bool
 ) -> None:
-    """Nobody knows a hash by which the next one could find in the store what was copied."""
+    """The files have no known hash by which the next import could find their copies in the store."""
 
     def admit(self: storage.Storage, key: str, path: Path, *given: Any) -> StoredFile:
         if path.name == "tokenizer.json":
@@ -601,7 +597,7 @@ async def test_an_import_needs_a_plain_name(make: Make, share: Path, name: str) 
     assert caught.value.code == "model.invalid_name" and "a to z" in caught.value.fix
 
 
-async def test_an_import_under_a_known_name_has_to_be_that_model(
+async def test_an_import_under_a_catalogue_name_must_be_that_model(
     make: Make, tmp_path: Path, share: Path
 ) -> None:
     wrong = write_files(tmp_path / "wrong", tiny_files(9))
@@ -614,7 +610,7 @@ async def test_an_import_under_a_known_name_has_to_be_that_model(
 # Sources
 
 
-async def test_a_folder_of_models_may_use_the_name_of_the_repository(
+async def test_a_folder_of_models_may_use_the_repository_name(
     make: Make, share: Path, files: dict[str, bytes]
 ) -> None:
     (share / "toy").rename(share / REPO.partition("/")[2])
@@ -633,25 +629,25 @@ async def test_wrong_bytes_in_a_folder_lead_to_the_next_source(
     assert installed.source == f"the folder {share}"
 
 
-async def test_one_error_tells_of_all_sources(make: Make) -> None:
+async def test_one_error_reports_all_sources(make: Make) -> None:
     sources = [
         FolderSource(Path("/nowhere")),
         FailingSource("network.unreachable", "one"),
         FailingSource("hub.rate_limited", "two"),
     ]
     error = await failure(make(sources=sources))
-    assert error.code == "hub.rate_limited"  # more telling than that another was not reached
+    assert error.code == "hub.rate_limited"  # more specific than an unreachable source
     assert [each["source"] for each in error.data["tried"]] == ["the folder /nowhere", "one", "two"]
     assert "one: it says network.unreachable" in error.message
 
 
-async def test_nobody_has_it(make: Make, tmp_path: Path) -> None:
+async def test_no_source_has_the_model(make: Make, tmp_path: Path) -> None:
     error = await failure(make(sources=[FolderSource(Path("/nowhere"))]))
     assert list((tmp_path / "models" / "partial").iterdir()) == []
     assert error.code == "model.unavailable" and "models.folders" in error.fix
 
 
-async def test_offline_asks_nobody_far_away(make: Make, share: Path) -> None:
+async def test_offline_never_asks_a_remote_source(make: Make, share: Path) -> None:
     far = FailingSource("network.unreachable")
     error = await failure(make(sources=[far], offline=True))
     assert error.code == "model.offline" and "WHISPERD_OFFLINE" in error.fix
@@ -659,7 +655,7 @@ async def test_offline_asks_nobody_far_away(make: Make, share: Path) -> None:
     assert (await make(sources=[far, FolderSource(share)], offline=True).pull("toy")).verified
 
 
-async def test_a_source_that_was_not_reached_is_tried_last_for_a_while(make: Make, share: Path) -> None:
+async def test_an_unreachable_source_is_tried_last_for_a_while(make: Make, share: Path) -> None:
     far = FailingSource("network.unreachable")
     now_s = 0.0
     store = make(sources=[far, FolderSource(share)], clock=lambda: now_s)
@@ -670,11 +666,11 @@ async def test_a_source_that_was_not_reached_is_tried_last_for_a_while(make: Mak
         assert far.times == expected
     only = make(sources=[far], clock=lambda: now_s)
     await failure(only)
-    await failure(only)  # asked again when there is no other way
+    await failure(only)  # asked again when there is no alternative
     assert far.times == 4
 
 
-# Room, rights and faults
+# Disk space, permissions and faults
 
 
 async def test_a_full_disk_is_noticed_before_anything_is_copied(make: Make, tmp_path: Path) -> None:
@@ -692,7 +688,7 @@ ERRORS = [(errno.ENOSPC, "disk.full"), (errno.EROFS, "model.read_only"), (errno.
 async def test_each_system_call_may_fail(
     make: Make, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The first, second, third … call fails, in one way or another, until a pull gets through."""
+    """Fail the first, second, third … call, with a different error each time, until a pull succeeds."""
     for fail_at in itertools.count(1):
         number, code = ERRORS[fail_at % len(ERRORS)]
         count = 0
@@ -724,10 +720,10 @@ async def test_each_system_call_may_fail(
     assert fail_at > 15
 
 
-async def test_where_nothing_can_be_linked_a_half_copy_is_no_model(
+async def test_an_incomplete_copy_is_no_model_where_links_are_unsupported(
     make: Make, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on a stick that is full, whose file system knows no links."""
+    """As on a full USB stick whose file system has no links."""
 
     def refuse(*_: Any) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
@@ -812,8 +808,8 @@ print(step)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(os.name != "posix", reason="forks")
-def test_a_crash_at_any_step_leaves_no_half_model(tmp_path: Path, share: Path) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="needs fork")
+def test_a_crash_at_any_step_leaves_no_partial_model(tmp_path: Path, share: Path) -> None:
     here = str(Path(__file__).parent)
     command = [sys.executable, "-c", CRASH, here, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
@@ -821,7 +817,7 @@ def test_a_crash_at_any_step_leaves_no_half_model(tmp_path: Path, share: Path) -
     assert int(done.stdout) > 15
 
 
-async def test_a_store_that_cannot_be_written_can_be_read(
+async def test_a_read_only_store_can_be_read(
     make: Make, monkeypatch: pytest.MonkeyPatch, hashed: list[str]
 ) -> None:
     installed = await make().pull("toy")
@@ -837,7 +833,7 @@ async def test_a_store_that_cannot_be_written_can_be_read(
     store = make()
     assert await store.find("toy") == installed
     assert await store.find("toy") == installed
-    assert hashed == ["config.json"]  # remembered at least in this process
+    assert hashed == ["config.json"]  # cached at least in this process
     truncate(Path(installed.path) / "config.json")
     error = await failure(store)
     assert error.code == "model.read_only" and "WHISPERD_MODELS_DIR" in error.fix
@@ -846,7 +842,7 @@ async def test_a_store_that_cannot_be_written_can_be_read(
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such permissions")
 @pytest.mark.parametrize("folder", [".", "manifests"])
 @pytest.mark.parametrize("ask", [ModelStore.list, partial(ModelStore.remove, name="toy")])
-async def test_a_folder_that_may_not_be_looked_into_is_told(
+async def test_an_inaccessible_folder_is_reported(
     make: Make, ask: Callable[[ModelStore], Awaitable[object]], folder: str
 ) -> None:
     store = make()
@@ -859,17 +855,17 @@ async def test_a_folder_that_may_not_be_looked_into_is_told(
     assert str(store.root) in caught.value.message
 
 
-# At the same time
+# Concurrency
 
 
-async def test_pulls_at_the_same_time_download_once(make: Make, share: Path) -> None:
+async def test_concurrent_pulls_download_once(make: Make, share: Path) -> None:
     source = SlowSource(share)
     store = make(sources=[source])
     told: list[list[Progress]] = [[], [], []]
     async with anyio.create_task_group() as tasks:
         for each in told:
             tasks.start_soon(store.pull, "toy", each.append)
-        await until(lambda: all(told))  # they are all there
+        await until(lambda: all(told))  # all three are waiting
         source.may_give.set()
     assert source.times == 1
     assert all(any(progress.done == 1 for progress in each) for each in told)
@@ -896,7 +892,7 @@ async def test_two_imports_under_one_name_are_never_mixed(make: Make, tmp_path: 
         await store.remove("mine")
 
 
-async def test_who_waits_for_an_import_that_fails_downloads_it(
+async def test_a_pull_downloads_after_the_import_it_waited_for_fails(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def hash_file(*given: Any, **options: Any) -> Any:
@@ -919,13 +915,13 @@ async def test_who_waits_for_an_import_that_fails_downloads_it(
         await until(lambda: store._flights)
         (flight,) = store._flights.values()
         tasks.start_soon(store.pull, "toy")
-        await until(lambda: len(flight._listeners) == 2)  # who pulls waits for who imports
+        await until(lambda: len(flight._listeners) == 2)  # the pull waits for the import
         may_read.set()
     assert codes == ["model.hash_mismatch"]
     assert await store.find("toy") is not None
 
 
-async def test_what_is_removed_while_it_is_verified_is_not_damaged(
+async def test_a_model_removed_during_verification_is_not_damaged(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def damaged(self: storage.Storage, key: str, *given: Any) -> list[str]:
@@ -941,7 +937,7 @@ async def test_what_is_removed_while_it_is_verified_is_not_damaged(
     assert caught.value.code == "model.not_installed"
 
 
-async def test_those_who_wait_get_the_error_too(make: Make) -> None:
+async def test_waiting_pulls_get_the_same_error(make: Make) -> None:
     source = FailingSource("hub.not_found")
     store = make(sources=[source])
     codes: list[str] = []
@@ -955,7 +951,7 @@ async def test_those_who_wait_get_the_error_too(make: Make) -> None:
     assert codes == ["hub.not_found"] * 2
 
 
-async def test_when_the_first_is_cancelled_another_takes_over(make: Make, share: Path) -> None:
+async def test_another_pull_takes_over_when_the_first_is_cancelled(make: Make, share: Path) -> None:
     source = SlowSource(share)
     store = make(sources=[source])
     async with anyio.create_task_group() as tasks:
@@ -970,7 +966,7 @@ async def test_when_the_first_is_cancelled_another_takes_over(make: Make, share:
     assert await store.find("toy") is not None
 
 
-async def test_another_process_is_waited_for(make: Make, share: Path) -> None:
+async def test_a_pull_in_another_process_is_awaited(make: Make, share: Path) -> None:
     source = SlowSource(share)
     mine, theirs = make(), make(sources=[source])  # two stores stand for two processes
     waiting = anyio.Event()
@@ -1000,7 +996,7 @@ async def test_verifying_ends_when_it_is_cancelled(make: Make) -> None:
     assert await store.verify("toy") == installed
 
 
-async def test_progress_is_told_in_the_event_loop(make: Make) -> None:
+async def test_progress_is_reported_in_the_event_loop(make: Make) -> None:
     here = threading.get_ident()
     threads: set[int] = set()
     store = make()
@@ -1032,7 +1028,7 @@ def test_a_folder_is_named_by_its_absolute_path(tmp_path: Path, monkeypatch: pyt
     assert store.canonical_name("~nobody-of-that-name/model").endswith("~nobody-of-that-name/model")
 
 
-async def test_a_folder_that_can_be_none(tmp_path: Path) -> None:
+async def test_a_path_that_cannot_exist_is_unknown(tmp_path: Path) -> None:
     for name in ("~nobody-of-that-name/model", f"{tmp_path}/nul\0"):
         with pytest.raises(WhisperdError) as raised:
             await ModelStore(tmp_path, sources=[]).describe(name)
@@ -1040,7 +1036,7 @@ async def test_a_folder_that_can_be_none(tmp_path: Path) -> None:
 
 
 async def test_a_path_that_is_not_absolute_is_refused(tmp_path: Path) -> None:
-    """The daemon has a working folder of its own."""
+    """The daemon's working folder is not the client's."""
     store = ModelStore(tmp_path, sources=[])
     for ask, name in ((store.describe, "./mine"), (store.pull, ".."), (store.import_model, "ggml-mine.bin")):
         with pytest.raises(WhisperdError) as raised:

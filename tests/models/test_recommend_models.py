@@ -1,4 +1,4 @@
-"""Which model suits a computer."""
+"""The choice of a model that suits a computer."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ measurements = st.dictionaries(st.sampled_from(sorted(KNOWN)), st.floats(0.05, 5
     [
         (GIB, 0, "tiny"),
         (2 * GIB, 0, "base"),
-        (256 * GIB, 0, "base"),  # on a CPU speed is the limit
+        (256 * GIB, 0, "base"),  # on a CPU, speed is the limit
         (GIB, 8 * 10**9, "large-v3-turbo"),
         (16 * GIB, 6 * 10**9, "large-v3-turbo"),
         (16 * GIB, 4 * 10**9, "small"),
         (16 * GIB, 2 * 10**9, "base"),
     ],
 )
-def test_what_to_begin_with(memory_total: int, gpu_total: int, name: str) -> None:
+def test_the_model_for_an_unmeasured_computer(memory_total: int, gpu_total: int, name: str) -> None:
     unmeasured = speeds_from({}, MODELS)
     assert suitable_model(memory_total, gpu_total, models=MODELS, speed_of=unmeasured) == name
 
@@ -47,13 +47,13 @@ def test_what_to_begin_with(memory_total: int, gpu_total: int, name: str) -> Non
         (16 * GIB, {"base": 45.0}, "small"),
         (16 * GIB, {"base": 20.0}, "base"),
         (16 * GIB, {"tiny.en": 15.0}, "tiny"),
-        (16 * GIB, {"tiny": 2.0}, "tiny"),  # the fastest that there is
+        (16 * GIB, {"tiny": 2.0}, "tiny"),  # the fastest model there is
         (16 * GIB, {"base": 400.0}, "large-v3-turbo"),
-        (2 * GIB, {"base": 400.0}, "base"),  # a larger one would take too much if it is kept loaded
-        (16 * GIB, {"base": 45.0, "small": 9.0}, "base"),  # what was measured counts, not what was expected
+        (2 * GIB, {"base": 400.0}, "base"),  # a larger one would take too much memory to stay loaded
+        (16 * GIB, {"base": 45.0, "small": 9.0}, "base"),  # a measured speed precedes an expected one
     ],
 )
-def test_the_fastest_computers_get_the_best_words(
+def test_faster_computers_get_more_accurate_models(
     memory_total: int, measured: dict[str, float], name: str
 ) -> None:
     assert [one.name for one in said(memory_total, 0, measured=measured).values() if one.recommended] == [
@@ -62,7 +62,7 @@ def test_the_fastest_computers_get_the_best_words(
 
 
 @given(memories, gpu_memories, languages, measurements)
-def test_of_any_computer(
+def test_recommendations_are_consistent_on_any_computer(
     memory_total: int, gpu_total: int, language: str | None, measured: dict[str, float]
 ) -> None:
     found = recommend(MODELS, memory_total, gpu_total, language=language, measured=measured)
@@ -83,7 +83,7 @@ def test_of_any_computer(
 
 
 @given(measurements.filter(bool))
-def test_the_expected_speed_falls_with_the_size(measured: dict[str, float]) -> None:
+def test_the_expected_speed_is_inverse_to_the_size(measured: dict[str, float]) -> None:
     one = dict([next(iter(measured.items()))])
     speed_of = speeds_from(one, MODELS)
     speeds = [(model.parameters_millions, speed_of(model)) for model in MODELS]
@@ -93,7 +93,7 @@ def test_the_expected_speed_falls_with_the_size(measured: dict[str, float]) -> N
         assert speeds_from(measured, MODELS)(KNOWN[name]) == speed
 
 
-def test_the_nearest_measured_one_speaks_for_a_model() -> None:
+def test_speeds_are_extrapolated_from_the_nearest_measured_model() -> None:
     speed_of = speeds_from({"tiny": 100.0, "medium": 10.0}, MODELS)
     assert speed_of(KNOWN["base"]) == pytest.approx(100 * 39 / KNOWN["base"].parameters_millions, rel=0.1)
     assert speed_of(KNOWN["large-v3"]) == pytest.approx(
@@ -102,7 +102,7 @@ def test_the_nearest_measured_one_speaks_for_a_model() -> None:
     assert speeds_from({"/some/folder": 3.0}, MODELS)(KNOWN["tiny"]) is None
 
 
-def test_what_is_said_of_them() -> None:
+def test_reasons_and_summaries() -> None:
     found = said(2 * GIB, 0)
     assert found["base"].reason == "best balance on this processor"
     assert found["base.en"].reason == "equally fast; English only"
@@ -115,26 +115,26 @@ def test_what_is_said_of_them() -> None:
     assert measured["small"].summary.startswith("small: an hour of speech in about 4.4 min, ")
 
 
-def test_for_a_language() -> None:
+def test_recommendations_for_a_language() -> None:
     english, german = said(16 * GIB, 0, language="en"), said(16 * GIB, 0, language="de")
     assert next(iter(english)) == "base.en" and "base" in english
     assert next(iter(german)) == "base" and "base.en" not in german
     assert next(iter(said(16 * GIB, 8 * 10**9, language="en"))) == "large-v3-turbo"
 
 
-def test_what_is_fast_enough_comes_before_what_is_not() -> None:
+def test_models_that_are_fast_enough_come_first() -> None:
     names = list(said(16 * GIB, 0, language="de", measured={"base": 45.0}))
     assert names[:4] == ["small", "base", "tiny", "medium"]
 
 
-def test_on_a_gpu_its_own_memory_counts() -> None:
+def test_on_a_gpu_its_memory_is_the_limit() -> None:
     found = said(GIB, 6 * 10**9)
     assert found["large-v3-turbo"].recommended
     assert not found["large-v3"].fits
     assert said(GIB, 24 * 10**9)["large-v3"].fits
 
 
-def test_a_model_that_is_too_large() -> None:
+def test_a_model_that_is_too_large_gets_a_warning() -> None:
     warning = too_large(KNOWN["large-v3"], 2 * GIB, 0, MODELS)
     assert warning is not None and warning.code == "model.too_large"
     assert "large-v3 needs about" in warning.message and "2.15 GB" in warning.message
@@ -145,7 +145,7 @@ def test_a_model_that_is_too_large() -> None:
 
 
 @given(memories, gpu_memories, st.sampled_from(MODELS))
-def test_what_is_said_to_fit_is_not_too_large(memory_total: int, gpu_total: int, model: object) -> None:
+def test_a_model_that_fits_gets_no_warning(memory_total: int, gpu_total: int, model: object) -> None:
     name = model.name  # type: ignore[attr-defined]
     warning = too_large(KNOWN[name], memory_total, gpu_total, MODELS)
     if said(memory_total, gpu_total)[name].fits and (not gpu_total or gpu_total > 2.5e9):
@@ -156,6 +156,6 @@ def test_what_is_said_to_fit_is_not_too_large(memory_total: int, gpu_total: int,
         assert KNOWN[name].english_only or not other.english_only
 
 
-def test_nothing_fits() -> None:
+def test_no_model_fits() -> None:
     warning = too_large(KNOWN["tiny"], GIB // 8, 0, MODELS)
     assert warning is not None and warning.data["largest"] is None and warning.fix

@@ -1,4 +1,4 @@
-"""Tiny models for tests: a few files, and a catalogue that knows them."""
+"""Tiny models for tests: a few files, and a catalogue that lists them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ REPO = "Someone/faster-whisper-toy"
 
 
 def tiny_files(seed: int = 0) -> dict[str, bytes]:
-    """The files of a model: its weights are large enough to be cut and resumed."""
+    """Return the files of a model, with weights large enough to be cut off and resumed."""
     weights = hashlib.shake_128(b"%d" % seed).digest(3_000_000)
     return {
         "config.json": b'{"seed": %d}' % seed,
@@ -24,7 +24,7 @@ def tiny_files(seed: int = 0) -> dict[str, bytes]:
 
 
 def known_files(files: dict[str, bytes]) -> tuple[ModelFile, ...]:
-    """The files as a catalogue knows them."""
+    """Return the files as catalogue entries."""
     return tuple(
         ModelFile(name=name, size_bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
         for name, data in files.items()
@@ -36,7 +36,7 @@ def catalogue_of(*models: CatalogueModel) -> Catalogue:
 
 
 def toy_entry(files: dict[str, bytes], **fields: Any) -> CatalogueModel:
-    """A model `toy` of the catalogue."""
+    """Return a catalogue entry named `toy`."""
     known = {"name": "toy", "repo": REPO, "parameters_millions": 1, "languages": ("en",)}
     known["files"] = known_files(files)
     return CatalogueModel(**{**known, **fields})
@@ -50,5 +50,5 @@ def write_files(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 def content(path: str | Path) -> dict[str, bytes]:
-    """What an engine would read in the folder of a model."""
+    """Return the files that an engine would read from a model's folder."""
     return {file.name: file.read_bytes() for file in Path(path).iterdir()}
