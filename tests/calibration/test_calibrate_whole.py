@@ -143,7 +143,7 @@ def test_it_outlives_the_daemon_until_it_is_forgotten(many: Many, model: str) ->
         assert client.calibration.forget(model) == {"model": model, "forgotten": 1}
         client.runtimes.unload("one")
         assert client.runtimes.load("one")["variant"] == "many-slow"
-        with pytest.raises(WhisperdError, match="was not calibrated"):
+        with pytest.raises(WhisperdError, match="has not been calibrated"):
             client.calibration.show(model)
         client.daemon.stop()
     daemon.wait()

@@ -201,7 +201,7 @@ def test_no_file_descriptor_left(limited: Limited) -> None:
         soft, hard = process.rlimit(resource.RLIMIT_NOFILE)
         process.rlimit(resource.RLIMIT_NOFILE, (process.num_fds() + 3, hard))
         crowd = [RawClient(daemon) for _ in range(10)]
-        until(lambda: "cannot be accepted" in daemon.log())
+        until(lambda: "cannot accept a client" in daemon.log())
         assert client.request("daemon.config")
         process.rlimit(resource.RLIMIT_NOFILE, (soft, hard))
         for one in crowd:

@@ -118,7 +118,7 @@ def test_what_is_too_long_for_a_datagram(journal: Journal) -> None:
         ("job %s queued: %s, %s", ("a1", "base", "bulk"), {"WHISPERD_JOB": "a1"}),
         ("runtime %s is idle and will be unloaded", ("base",), {"WHISPERD_RUNTIME": "base"}),
         ("%.1f s: job %s on runtime %s", (0.5, "a1", "b"), {"WHISPERD_JOB": "a1", "WHISPERD_RUNTIME": "b"}),
-        ("stopping: %d jobs have %.0f s to end", (2, 10.0), {}),
+        ("stopping: %d jobs have %.0f s to finish", (2, 10.0), {}),
         ("whisperd has ended", (), {}),
     ],
 )
