@@ -94,7 +94,7 @@ def test_an_error_is_told_to_who_takes_texts(neovim: str, daemon: RunningDaemon)
         """,
     )
     assert "The client speaks protocol 99" in refused
-    assert "There is no job 'nobody'. `whisperctl jobs list` shows" in said
+    assert "There is no job 'nobody'. List the known jobs with" in said
     assert "(job.unknown)" in said
 
 

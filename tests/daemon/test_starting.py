@@ -96,7 +96,7 @@ def test_a_living_daemon_is_never_replaced(daemon: RunningDaemon) -> None:
     inode = Path(daemon.socket).stat().st_ino
     status, said = failure(daemon)
     assert status == 3
-    assert "is running" in said and "daemon stop" in said
+    assert "is already running" in said and "daemon stop" in said
     assert Path(daemon.socket).stat().st_ino == inode
     with daemon.connect() as client:
         assert client.daemon.status()["pid"] == daemon.pid
@@ -109,7 +109,7 @@ def test_nor_is_one_that_does_not_answer(daemon: RunningDaemon) -> None:
     finally:
         daemon.signal(signal.SIGCONT)
     assert status == 3
-    assert "is running" in said
+    assert "is already running" in said
     with daemon.connect() as client:
         assert client.daemon.status()["pid"] == daemon.pid
 
@@ -143,7 +143,7 @@ def test_a_socket_on_which_a_stranger_listens(unstarted: RunningDaemon) -> None:
         other.listen()
         status, said = failure(unstarted)
         assert status == 3
-        assert "is running" in said
+        assert "is already running" in said
     Path(unstarted.socket).unlink()
 
 
