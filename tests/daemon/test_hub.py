@@ -1,4 +1,4 @@
-"""Events: who gets which, and what is said to those who do not keep up."""
+"""The distribution of events to subscribers, including those that do not keep up."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NOW = "2026-01-02T03:04:05.678Z"
 
 
 class Sink:
-    """A client that takes as many events as it has room for."""
+    """A client that accepts as many events as it has room for."""
 
     def __init__(self, room: float = float("inf")) -> None:
         self.room = room
@@ -61,7 +61,7 @@ def progress(job: str) -> Event:
     return TranscriptionProgress(id=job, done=1, total=2, speed=3, eta=4)
 
 
-def test_an_event_is_told_with_its_type_time_and_number() -> None:
+def test_an_event_has_its_type_time_and_number() -> None:
     events = hub()
     sink = subscribed(events, "jobs")
     events.publish_job(JobQueued(id="one", position=4))
@@ -70,7 +70,7 @@ def test_an_event_is_told_with_its_type_time_and_number() -> None:
     ]
 
 
-def test_each_topic_counts_for_itself() -> None:
+def test_each_topic_has_its_own_numbering() -> None:
     events = hub()
     all_jobs, one_job, runtimes = (subscribed(events, topic) for topic in ("jobs", "job:one", "runtimes"))
     for number in range(3):
@@ -82,7 +82,7 @@ def test_each_topic_counts_for_itself() -> None:
     assert [event["seq"] for event in runtimes.events] == [1, 2, 3]
 
 
-def test_who_follows_a_job_late_hears_all_of_it_but_its_progress() -> None:
+def test_a_late_follower_gets_all_events_except_progress() -> None:
     events = hub()
     early = subscribed(events, "job:one")
     events.publish_job(JobQueued(id="one", position=0))
@@ -95,14 +95,14 @@ def test_who_follows_a_job_late_hears_all_of_it_but_its_progress() -> None:
     assert late.events == [event for event in early.events if event["seq"] != 3]
 
 
-def test_what_is_forgotten_is_not_told_again() -> None:
+def test_events_of_a_forgotten_job_are_not_replayed() -> None:
     events = hub()
     events.publish_job(TranscriptionCancelled(id="one", error={}))
     events.forget_job("one")
     assert subscribed(events, "job:one").events == []
 
 
-def test_too_much_is_not_kept_but_counted() -> None:
+def test_events_beyond_the_limit_are_dropped_and_counted() -> None:
     events = EventHub(clock=lambda: NOW, max_kept_bytes=1000)
     for job in ("one", "two"):
         for number in range(6):
@@ -117,20 +117,20 @@ def test_too_much_is_not_kept_but_counted() -> None:
     assert len(subscribed(events, "job:three").events) == 1
 
 
-def test_what_a_job_says_that_is_not_over_is_kept_longest() -> None:
+def test_events_of_unfinished_jobs_are_kept_longest() -> None:
     events = EventHub(clock=lambda: NOW, max_kept_bytes=1000)
     events.publish_job(segment("long", 0))
     for job in ("one", "two", "three"):
         events.publish_job(segment(job, 0))
         events.publish_job(TranscriptionCancelled(id=job, error={}))
-    events.publish_job(JobQueued(id="one", position=0))  # it is done again
+    events.publish_job(JobQueued(id="one", position=0))  # it is retried
     for index in range(2):
         events.publish_job(segment("one", index))
     told = {job: subscribed(events, f"job:{job}").events[0] for job in ("long", "one", "two", "three")}
     assert [job for job, first in told.items() if first["type"] == "events.missed"] == ["two"]
 
 
-def test_an_event_is_encoded_once_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_event_is_encoded_once_for_all_subscribers(monkeypatch: pytest.MonkeyPatch) -> None:
     events = hub()
     for number in range(10):
         subscribed(events, "jobs", room=number, called=("m", number, None))
@@ -145,7 +145,7 @@ def test_an_event_is_encoded_once_for_all(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(encoded) == 1
 
 
-def test_a_client_is_called_as_it_wants_to_be() -> None:
+def test_events_call_the_method_of_the_subscription() -> None:
     events = hub()
     sink = subscribed(events, "jobs", called=("nvim_exec_lua", "code", {"any": [1]}, [None]))
     events.publish_job(JobQueued(id="one", position=0))
@@ -153,7 +153,7 @@ def test_a_client_is_called_as_it_wants_to_be() -> None:
     assert (method, code, anything, event["type"]) == ("nvim_exec_lua", "code", {"any": [1]}, "job.queued")
 
 
-def test_nobody_is_told_after_the_end() -> None:
+def test_no_events_after_unsubscribing() -> None:
     events, sink = hub(), Sink()
     subscription = Subscription(sink.offer, frozenset({"jobs"}))
     events.subscribe(subscription)
@@ -164,8 +164,8 @@ def test_nobody_is_told_after_the_end() -> None:
 
 
 @given(st.lists(st.sampled_from(["event", "room", "idle"]), max_size=60), st.integers(0, 5))
-def test_what_is_missed_is_counted_exactly(happenings: list[str], room: int) -> None:
-    """Whatever the rhythm: every event comes once and in order, or is counted where it is missing."""
+def test_missed_events_are_counted_exactly(happenings: list[str], room: int) -> None:
+    """Whatever the timing: every event arrives once and in order, or is counted where it is missing."""
     events, sink = hub(), Sink(room)
     subscription = Subscription(sink.offer, frozenset({"jobs"}))
     events.subscribe(subscription)
@@ -177,7 +177,7 @@ def test_what_is_missed_is_counted_exactly(happenings: list[str], room: int) -> 
                 events.publish_job(segment("one", published))
             case "room":
                 sink.room += 1
-            case "idle":  # the connection has sent everything, and says so
+            case "idle":  # the connection reports that it has sent everything
                 subscription.catch_up()
     accounted = 0
     for event in sink.events:
@@ -191,7 +191,7 @@ def test_what_is_missed_is_counted_exactly(happenings: list[str], room: int) -> 
 
 
 @given(st.integers(0, 12), st.integers(0, 12))
-def test_a_client_that_is_slow_does_not_slow_others(room: int, count: int) -> None:
+def test_a_slow_client_does_not_delay_others(room: int, count: int) -> None:
     events = hub()
     slow, quick = subscribed(events, "jobs", room=room), subscribed(events, "jobs")
     for number in range(count):

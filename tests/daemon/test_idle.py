@@ -1,4 +1,4 @@
-"""A daemon with nothing to do costs next to nothing: little memory, and not one wake-up."""
+"""An idle daemon costs next to nothing: little memory, and not a single wake-up."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts wa
 
 
 def wake_ups(pid: int) -> int:
-    """How often the threads of a process have been put on a processor."""
+    """Return how often the threads of a process have been scheduled."""
     switches = 0
     for status in Path(f"/proc/{pid}/task").glob("*/status"):
         lines = status.read_text().splitlines()
@@ -38,7 +38,7 @@ def wake_ups(pid: int) -> int:
 
 
 def check_asleep(*pids: int) -> None:
-    """The processes come to rest, and then nothing at all happens in them for some seconds."""
+    """Wait until the processes come to rest: not a single wake-up within `WATCHED_S` seconds."""
 
     def is_asleep() -> bool:
         before = [wake_ups(pid) for pid in pids]
@@ -49,7 +49,7 @@ def check_asleep(*pids: int) -> None:
 
 
 def arenas(pid: int) -> int:
-    """What glibc has set aside for single threads: each is reserved up to a multiple of 64 MB."""
+    """Count glibc's arenas of single threads: the reservation of each ends at a multiple of 64 MiB."""
     mappings = [line.split() for line in Path(f"/proc/{pid}/maps").read_text().splitlines()]
     return sum(
         access == "---p" and int(addresses.split("-")[1], 16) % ARENA_BYTES == 0
@@ -58,15 +58,17 @@ def arenas(pid: int) -> int:
 
 
 @linux
-def test_a_daemon_that_has_just_started(daemon: RunningDaemon) -> None:
+def test_a_daemon_that_has_just_started_is_small(daemon: RunningDaemon) -> None:
     assert memory_bytes(daemon) < MAX_MEMORY_BYTES
     threads = psutil.Process(daemon.pid).num_threads()
-    assert threads <= 3, "its own, the one that reads the data base, and who asks for a battery now and then"
-    assert not arenas(daemon.pid), "its threads share what it has"
+    assert threads <= 3, (
+        "the main thread, the database reader, and the one that checks for a battery now and then"
+    )
+    assert not arenas(daemon.pid), "all threads must share one arena"
 
 
 @linux
-def test_a_daemon_with_clients_that_wait(daemon: RunningDaemon) -> None:
+def test_a_daemon_with_waiting_clients_sleeps(daemon: RunningDaemon) -> None:
     with RawClient(daemon) as listener, RawClient(daemon):
         listener.request("events.subscribe", {"topics": ["jobs", "runtimes", "natives", "models"]})
         check_asleep(daemon.pid)
@@ -74,7 +76,7 @@ def test_a_daemon_with_clients_that_wait(daemon: RunningDaemon) -> None:
 
 @linux
 @pytest.mark.real
-def test_a_daemon_that_has_worked_and_unloaded(make_daemon: MakeDaemon) -> None:
+def test_a_daemon_sleeps_after_unloading_its_model(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon(toy=False)
     daemon.settings("[runtime]\nkeep_alive_s = 0\n")
     daemon.start()
@@ -88,8 +90,8 @@ def test_a_daemon_that_has_worked_and_unloaded(make_daemon: MakeDaemon) -> None:
 
 @linux
 @pytest.mark.real
-def test_a_daemon_whose_model_stays_loaded(make_daemon: MakeDaemon) -> None:
-    """The daemon sleeps, and so do the worker and the decoder that stand ready."""
+def test_a_daemon_with_a_loaded_model_sleeps(make_daemon: MakeDaemon) -> None:
+    """The daemon sleeps, and so do its idle worker and decoder."""
     daemon = make_daemon(toy=False).start()
     with daemon.connect() as client:
         client.transcribe(AUDIO / "jfk.flac", model="tiny.en")
@@ -105,8 +107,8 @@ def test_importing_the_daemon_imports_nothing_heavy(daemon: RunningDaemon) -> No
 
 
 @pytest.mark.real
-def test_nor_does_working(make_daemon: MakeDaemon, tmp_path: Path) -> None:
-    """What a daemon has imported in its whole life, listed as it ends."""
+def test_working_imports_nothing_heavy(make_daemon: MakeDaemon, tmp_path: Path) -> None:
+    """Lists all modules that a daemon has imported when it exits."""
     listed = tmp_path / "modules"
     (tmp_path / "sitecustomize.py").write_text(
         "import atexit, sys\n"

@@ -1,4 +1,4 @@
-"""What is kept of a job that failed: the error, and nobody's connection with it."""
+"""A failed job keeps its error, but not the connection of a client that requested it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.anyio
 
 
 class _Call:
-    """A request of one client, for a service that has this one job."""
+    """A client's request to a service with a single job."""
 
     def __init__(self, job: Job) -> None:
         self._job = job
@@ -30,7 +30,7 @@ class _Call:
         return self._job
 
 
-async def test_who_asks_for_a_failed_job_is_not_kept(tmp_path: Path) -> None:
+async def test_the_error_of_a_failed_job_does_not_hold_its_caller(tmp_path: Path) -> None:
     path = str(tmp_path / "a.wav")
     job = Job(id="1", path=path, input=JobInput(path=path), options=JobOptions(), runtime="base")
     job.error = WhisperdError("audio.empty", "It is empty.", "Record something.")

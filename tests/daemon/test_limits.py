@@ -1,4 +1,4 @@
-"""Each limit is a setting, and holds for its client alone."""
+"""Each limit is a setting and affects only the client that exceeds it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from whisperd_testing import RunningDaemon
 Limited = Callable[..., RunningDaemon]
 
 
-def test_the_size_of_a_message(limited: Limited) -> None:
+def test_message_size_is_limited(limited: Limited) -> None:
     daemon = limited(max_frame_bytes=5000)
     with RawClient(daemon) as client, RawClient(daemon) as other:
         upload = client.request("uploads.create")["id"]
@@ -30,7 +30,7 @@ def test_the_size_of_a_message(limited: Limited) -> None:
         assert other.request("daemon.status")
 
 
-def test_the_nesting_of_a_message(limited: Limited) -> None:
+def test_message_nesting_is_limited(limited: Limited) -> None:
     daemon = limited(max_frame_depth=4)
     with RawClient(daemon) as client:
         with pytest.raises(WhisperdError, match="input"):  # the message, its parameters, their map, a list
@@ -39,7 +39,7 @@ def test_the_nesting_of_a_message(limited: Limited) -> None:
         assert client.error() == "rpc.frame_too_deep"
 
 
-def test_the_items_of_a_message(limited: Limited) -> None:
+def test_message_items_are_limited(limited: Limited) -> None:
     daemon = limited(max_frame_items=100)
     around = 7  # the message, kind, id, method, parameters, their map, its key; then the list of topics
     with RawClient(daemon) as client:
@@ -49,7 +49,7 @@ def test_the_items_of_a_message(limited: Limited) -> None:
         assert client.error() == "rpc.frame_too_large"
 
 
-def test_clients_at_the_same_time(limited: Limited) -> None:
+def test_concurrent_clients_are_limited(limited: Limited) -> None:
     daemon = limited(max_connections=3)
     with RawClient(daemon) as first, RawClient(daemon) as second:
         with RawClient(daemon) as third, RawClient(daemon) as one_too_many:
@@ -61,7 +61,7 @@ def test_clients_at_the_same_time(limited: Limited) -> None:
             assert another.request("daemon.status")["clients"] == 3
 
 
-def test_requests_that_wait_at_the_same_time(limited: Limited, endless: str, some_file: str) -> None:
+def test_pending_requests_are_limited(limited: Limited, endless: str, some_file: str) -> None:
     daemon = limited(max_pending_requests=5)
     with RawClient(daemon) as client, RawClient(daemon) as other:
         job = client.request("jobs.submit", {"input": {"path": some_file}, "options": {"model": endless}})
@@ -78,7 +78,7 @@ def test_requests_that_wait_at_the_same_time(limited: Limited, endless: str, som
         assert client.request("daemon.status")
 
 
-def test_subscriptions(limited: Limited) -> None:
+def test_subscriptions_are_limited(limited: Limited) -> None:
     with RawClient(limited(max_subscriptions=2)) as client:
         for _ in range(2):
             client.request("events.subscribe", {"topics": ["jobs"]})
@@ -87,7 +87,7 @@ def test_subscriptions(limited: Limited) -> None:
         assert caught.value.code == "events.too_many" and "max_subscriptions" in caught.value.fix
 
 
-def test_an_id_that_is_in_use(limited: Limited, endless: str, some_file: str) -> None:
+def test_a_message_id_in_use_is_refused(limited: Limited, endless: str, some_file: str) -> None:
     daemon = limited()
     with RawClient(daemon) as client, RawClient(daemon) as other:
         job = client.request("jobs.submit", {"input": {"path": some_file}, "options": {"model": endless}})
@@ -103,7 +103,7 @@ def test_an_id_that_is_in_use(limited: Limited, endless: str, some_file: str) ->
         assert client.answer(7)["pid"] == daemon.pid
 
 
-def test_more_requests_than_may_wait_are_fine_when_they_are_quick(limited: Limited) -> None:
+def test_quick_requests_may_exceed_the_pending_limit(limited: Limited) -> None:
     daemon = limited(max_pending_requests=2)
     with RawClient(daemon) as client:
         client.send(*([0, number, "daemon.config", []] for number in range(200)))
@@ -111,7 +111,7 @@ def test_more_requests_than_may_wait_are_fine_when_they_are_quick(limited: Limit
             assert client.answer(number)["content"]
 
 
-def test_the_size_of_an_upload(limited: Limited) -> None:
+def test_upload_size_is_limited(limited: Limited) -> None:
     daemon = limited(max_upload_bytes=1000)
     with RawClient(daemon) as client:
         upload = client.request("uploads.create")["id"]
@@ -125,7 +125,7 @@ def test_the_size_of_an_upload(limited: Limited) -> None:
     assert not list((daemon.folder / "state" / "uploads").iterdir())
 
 
-def test_uploads_of_one_client(limited: Limited) -> None:
+def test_uploads_of_one_client_are_limited(limited: Limited) -> None:
     daemon = limited(max_uploads=2)
     with RawClient(daemon) as client, RawClient(daemon) as other:
         first, _ = client.request("uploads.create"), client.request("uploads.create")
@@ -137,14 +137,14 @@ def test_uploads_of_one_client(limited: Limited) -> None:
         assert client.request("uploads.create")
 
 
-def test_uploads_of_one_client_at_once(limited: Limited) -> None:
+def test_concurrent_uploads_of_one_client_are_limited(limited: Limited) -> None:
     with RawClient(limited(max_uploads=2)) as client:
         client.send(*([0, number, "uploads.create", []] for number in range(20)))
         answers = [client.receive() for _ in range(20)]
         assert sum(error is None for _, _, error, _ in answers) == 2
 
 
-def test_an_upload_that_was_refused_takes_no_place(limited: Limited) -> None:
+def test_a_refused_upload_frees_its_slot(limited: Limited) -> None:
     with RawClient(limited(max_uploads=1, max_upload_bytes=10)) as client:
         for _ in range(2):
             upload = client.request("uploads.create")["id"]
@@ -152,7 +152,7 @@ def test_an_upload_that_was_refused_takes_no_place(limited: Limited) -> None:
                 client.request("uploads.append", {"id": upload, "data": b"x" * 11})
 
 
-def test_uploads_of_all_clients(limited: Limited) -> None:
+def test_uploads_of_all_clients_are_limited(limited: Limited) -> None:
     daemon = limited(max_uploads_bytes=1000)
     with RawClient(daemon) as client, RawClient(daemon) as other:
         mine, theirs = client.request("uploads.create")["id"], other.request("uploads.create")["id"]
@@ -165,7 +165,7 @@ def test_uploads_of_all_clients(limited: Limited) -> None:
         assert other.request("uploads.append", {"id": theirs, "data": b"x" * 1000})["size"] == 1000
 
 
-def test_jobs_that_wait(limited: Limited, endless: str, some_file: str) -> None:
+def test_queued_jobs_are_limited(limited: Limited, endless: str, some_file: str) -> None:
     daemon = limited(max_jobs=2)
     ask = {"input": {"path": some_file}, "options": {"model": endless}}
     with RawClient(daemon) as client:
@@ -179,7 +179,7 @@ def test_jobs_that_wait(limited: Limited, endless: str, some_file: str) -> None:
         assert client.request("jobs.submit", ask)
 
 
-def test_jobs_that_are_remembered(make_daemon: Limited, endless: str, some_file: str) -> None:
+def test_remembered_jobs_are_limited(make_daemon: Limited, endless: str, some_file: str) -> None:
     daemon = make_daemon()
     daemon.settings("[jobs]\nkeep_count = 3\n")
     daemon.start()
@@ -192,9 +192,11 @@ def test_jobs_that_are_remembered(make_daemon: Limited, endless: str, some_file:
         assert [job["id"] for job in client.request("jobs.list")] == ids[2:]
 
 
-@pytest.mark.skipif(not hasattr(psutil.Process, "rlimit"), reason="this system sets no limits from outside")
-def test_no_file_descriptor_left(limited: Limited) -> None:
-    """New clients wait; those that are there do not notice, and nobody is lost."""
+@pytest.mark.skipif(
+    not hasattr(psutil.Process, "rlimit"), reason="this system cannot set the limits of another process"
+)
+def test_running_out_of_file_descriptors(limited: Limited) -> None:
+    """New clients wait, connected clients do not notice, and no client is lost."""
     daemon = limited()
     process = psutil.Process(daemon.pid)
     with RawClient(daemon) as client:

@@ -1,4 +1,4 @@
-"""The log: for its owner alone, of bounded size, and without a word of what was said."""
+"""The log is readable only by its owner, bounded in size, and free of any transcribed text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MakeDaemon = Callable[..., RunningDaemon]
 
 @pytest.fixture
 def restored_logging() -> Iterator[None]:
-    """What a test does to the loggers of this process ends with it."""
+    """Restore the loggers of this process after the test."""
     loggers = [logging.getLogger(name) for name in LOGGERS]
     before = [(one, one.level, list(one.handlers), list(one.filters)) for one in loggers]
     yield
@@ -38,7 +38,7 @@ def mode(path: Path) -> int:
 
 
 @pytest.mark.usefixtures("restored_logging")
-def test_private_from_the_first_moment_and_after_each_rotation(
+def test_the_log_is_private_from_creation_and_after_each_rotation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[tuple[str, int]] = []
@@ -72,7 +72,7 @@ def test_private_from_the_first_moment_and_after_each_rotation(
 
 
 @pytest.mark.usefixtures("restored_logging")
-def test_a_log_that_others_could_read_becomes_private(tmp_path: Path) -> None:
+def test_an_existing_readable_log_becomes_private(tmp_path: Path) -> None:
     old = tmp_path / "daemon.log"
     old.write_text("from an earlier time\n")
     old.chmod(0o644)
@@ -81,7 +81,7 @@ def test_a_log_that_others_could_read_becomes_private(tmp_path: Path) -> None:
     assert old.read_text() == "from an earlier time\n"
 
 
-def test_any_name_can_be_logged(tmp_path: Path) -> None:
+def test_a_file_name_that_is_not_utf8_can_be_logged(tmp_path: Path) -> None:
     run_python(
         "import logging, os, sys; from pathlib import Path\n"
         "from whisperd.daemon.logfile import LogFile; from whisperd.settings import LogSettings\n"
@@ -93,7 +93,7 @@ def test_any_name_can_be_logged(tmp_path: Path) -> None:
     assert r"a file called \udcff.wav" in (tmp_path / "daemon.log").read_text()
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_a_log_folder_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(WhisperdError) as caught:
         LogFile(tmp_path / "file" / "daemon.log", LogSettings(), level=None, to_terminal=False)
@@ -102,7 +102,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 @pytest.mark.real
-def test_nothing_of_what_was_said_is_in_it_even_at_debug(
+def test_the_debug_log_contains_no_transcribed_text(
     make_daemon: MakeDaemon, toy: Callable[..., str], tmp_path: Path
 ) -> None:
     daemon = make_daemon()
@@ -125,7 +125,7 @@ def test_nothing_of_what_was_said_is_in_it_even_at_debug(
 
 
 @pytest.mark.real
-def test_nor_with_a_real_engine(make_daemon: MakeDaemon) -> None:
+def test_the_debug_log_of_a_real_engine_contains_no_transcribed_text(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon(toy=False)
     daemon.settings("[log]\nlevel = 'debug'\n")
     daemon.start()
@@ -152,7 +152,7 @@ if __name__ == "__main__":
 """
 
 
-def test_what_ends_a_running_daemon_is_told(
+def test_a_fatal_error_of_a_running_daemon_is_logged(
     make_daemon: Callable[..., RunningDaemon], tmp_path: Path
 ) -> None:
     (tmp_path / "failing_daemon.py").write_text(FAILING)

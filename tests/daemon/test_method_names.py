@@ -1,4 +1,4 @@
-"""What can be asked of the daemon: nothing becomes a method without being meant to."""
+"""The complete list of methods: no function becomes a method by accident."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ NAMED = {
 }
 
 
-def test_what_can_be_asked_of_the_daemon() -> None:
+def test_the_daemon_has_exactly_these_methods() -> None:
     assert set(METHODS) == {f"{noun}.{verb}" for noun, verbs in NAMED.items() for verb in verbs.split()}

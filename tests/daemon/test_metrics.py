@@ -1,4 +1,4 @@
-"""`daemon.metrics`: what Prometheus reads is what happened."""
+"""`daemon.metrics`: Prometheus reads what actually happened."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def completed(id: str, *, cached: bool = False) -> TranscriptionCompleted:
     )  # fmt: skip
 
 
-def test_what_happened_is_counted() -> None:
+def test_events_are_counted() -> None:
     metrics = Metrics()
     for job in "abcd":
         metrics.take(JobQueued(id=job, position=0), 10.0)
@@ -82,7 +82,7 @@ def test_what_happened_is_counted() -> None:
     assert "secret" not in text
 
 
-def test_any_number_of_runtimes_may_come_and_go() -> None:
+def test_runtimes_beyond_the_limit_share_one_label() -> None:
     metrics = Metrics()
     for number in range(MOST_RUNTIMES + 5):
         for status in ("loaded", "failed"):
@@ -98,7 +98,7 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\r\x0b\x0c\x1c\x
 
 
 @given(TEXT, TEXT, st.floats(allow_nan=False))
-def test_it_is_read_as_it_was_written(label: str, help: str, number: float) -> None:
+def test_metrics_survive_a_round_trip(label: str, help: str, number: float) -> None:
     text = render([Family("one", "gauge", help.strip() or "x", [Sample(number, {"label": label})])])
     (family,) = text_string_to_metric_families(text)
     (sample,) = family.samples
@@ -107,7 +107,7 @@ def test_it_is_read_as_it_was_written(label: str, help: str, number: float) -> N
 
 
 @given(st.lists(st.floats(0, 1e6)))
-def test_a_histogram_counts_all(values: list[float]) -> None:
+def test_a_histogram_counts_every_value(values: list[float]) -> None:
     histogram = Histogram((1, 10, 100))
     for one in values:
         histogram.observe(one)
@@ -127,7 +127,7 @@ NAMES = """
 
 
 def check_names(text: str) -> None:
-    """They follow the conventions, and each is there once."""
+    """Check that the names follow the conventions and that each occurs once."""
     names = re.findall(r"^# TYPE whisperd_(\S+)", text, re.MULTILINE)
     assert sorted(names) == NAMES.split()
     for name, family in zip(names, text_string_to_metric_families(text), strict=True):
@@ -137,14 +137,14 @@ def check_names(text: str) -> None:
             assert name.endswith("_seconds")
 
 
-def test_a_daemon_that_works(
+def test_metrics_of_finished_jobs(
     make_daemon: Callable[..., RunningDaemon], toy: Callable[..., str], tmp_path: Path
 ) -> None:
-    # What is done is counted by days, and at midnight it would be another one.
+    # Work is counted by day; a time zone in which it is noon keeps the test from passing midnight.
     daemon = make_daemon(env={"TZ": f"NOON{time.gmtime().tm_hour - 12:+d}"}).start()
     tone = write_tone(tmp_path / "tone.wav", 2.0)
     model = toy()
-    for _ in range(2):  # the second time it is answered from what was kept
+    for _ in range(2):  # the second time a stored transcript answers
         assert daemon.ctl("transcribe", "--no-vad", "--model", model, str(tone)).status == 0
     (tmp_path / "words.txt").write_text("nothing to hear")
     failed = daemon.ctl("transcribe", "--model", model, str(tmp_path / "words.txt"), "--detach").out.strip()
@@ -156,7 +156,7 @@ def test_a_daemon_that_works(
     families = read(done.out)
     assert value(families, "whisperd_jobs_total", status="completed") == 2
     assert value(families, "whisperd_jobs_cached_total") == 1
-    assert value(families, "whisperd_jobs_total", status="failed") == 2  # it has failed twice, and is one job
+    assert value(families, "whisperd_jobs_total", status="failed") == 2  # one job that failed twice
     assert value(families, "whisperd_jobs_remembered", status="failed") == 1
     assert value(families, "whisperd_audio_seconds_total") == 2.0
     assert value(families, "whisperd_process_resident_memory_bytes", process="daemon") > 10_000_000
@@ -174,10 +174,10 @@ def test_a_daemon_that_works(
     daemon.wait()
     daemon.start()
     again = daemon.ctl("daemon", "status", "--json").json
-    assert (again["audio_seconds"], again["today"]) == (2.0, status["today"])  # counted over restarts
+    assert (again["audio_seconds"], again["today"]) == (2.0, status["today"])  # counted across restarts
 
 
-def test_how_a_daemon_stands(
+def test_metrics_of_the_current_state(
     make_daemon: Callable[..., RunningDaemon], toy: Callable[..., str], tmp_path: Path
 ) -> None:
     daemon = make_daemon().start()
@@ -205,7 +205,7 @@ def test_how_a_daemon_stands(
     assert value(families, "whisperd_on_battery") == pytest.approx(on_battery, nan_ok=True)
 
 
-def test_processes_are_looked_at_aside_from_the_event_loop(make_daemon: Callable[..., RunningDaemon]) -> None:
+def test_processes_are_inspected_off_the_event_loop(make_daemon: Callable[..., RunningDaemon]) -> None:
     paths = os.pathsep.join([str(TESTS / "backends"), str(TESTS / "daemon")])
     daemon = make_daemon(program=("watchful_daemon",), env={"PYTHONPATH": paths}).start()
     with daemon.connect() as client:
@@ -214,7 +214,7 @@ def test_processes_are_looked_at_aside_from_the_event_loop(make_daemon: Callable
 
 
 @pytest.mark.anyio
-async def test_work_is_counted_by_the_day(tmp_path: Path) -> None:
+async def test_work_is_counted_by_day(tmp_path: Path) -> None:
     from whisperd.jobs.work import Work, WorkLog
     from whisperd.store import open_database, open_saver
 
@@ -248,5 +248,5 @@ async def test_work_is_counted_by_the_day(tmp_path: Path) -> None:
         (["notify-send", "done"], "child"),
     ],
 )
-def test_what_a_process_is_called(command: list[str], role: str) -> None:
+def test_the_role_of_a_process(command: list[str], role: str) -> None:
     assert _role(command) == role

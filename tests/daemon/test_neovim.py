@@ -1,4 +1,4 @@
-"""A real Neovim talks to the daemon over its own MessagePack-RPC, with nothing of ours in between."""
+"""A real Neovim talks to the daemon over its own MessagePack-RPC, without any client library of ours."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ vim.cmd('qall!')
 
 @pytest.fixture(scope="module", autouse=True)
 def neovim() -> str:
-    """The program. It has to be there, unless it is said that it need not be."""
+    """Return Neovim's path. The tests fail without it unless `WHISPERD_SKIP_NEOVIM` is set."""
     if os.environ.get("WHISPERD_SKIP_NEOVIM"):
         pytest.skip("WHISPERD_SKIP_NEOVIM is set")
     if found := shutil.which("nvim"):
@@ -43,7 +43,7 @@ def neovim() -> str:
 
 
 def run_lua(neovim: str, daemon: RunningDaemon, body: str, **values: Any) -> Any:
-    """What a function with this body returns inside Neovim, which has the `values` as `input`."""
+    """Run a Lua function body inside Neovim, with `values` as `input`; return its result."""
     files = {name: daemon.folder / f"neovim.{name}" for name in ("lua", "input", "output")}
     files["lua"].write_text(LUA % body)
     files["input"].write_text(json.dumps(values))
@@ -73,7 +73,7 @@ def test_status(neovim: str, daemon: RunningDaemon) -> None:
     assert without["socket"] == daemon.socket
 
 
-def test_an_error_is_one_of_neovim_as_well(neovim: str, daemon: RunningDaemon) -> None:
+def test_an_error_is_raised_in_neovim(neovim: str, daemon: RunningDaemon) -> None:
     ok, after = run_lua(
         neovim, daemon, "return {pcall(request, 'no.such.method'), request('daemon.status').pid}"
     )
@@ -81,7 +81,7 @@ def test_an_error_is_one_of_neovim_as_well(neovim: str, daemon: RunningDaemon) -
     assert after == daemon.pid
 
 
-def test_an_error_is_told_to_who_takes_texts(neovim: str, daemon: RunningDaemon) -> None:
+def test_errors_are_sent_as_text_on_request(neovim: str, daemon: RunningDaemon) -> None:
     refused, said = run_lua(
         neovim,
         daemon,

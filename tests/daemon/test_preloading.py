@@ -1,4 +1,4 @@
-"""The default runtime is loaded at a start only where nothing has to be fetched, or made, for it."""
+"""The default runtime is preloaded only if nothing must be downloaded or converted for it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.anyio
 
 FACTS = ModelFacts(format="toy", precision="q5", compute_type="int8", parameters=1_000_000, language_count=1)
 VARIANT = Variant(
-    # Of any lock, which is only asked for.
+    # Any lock: only its presence matters.
     name="toy-cpu",
     lock=media_lock(),
     device="cpu",
@@ -40,7 +40,7 @@ USEFUL = replace(CONVERTING, model_format=ModelFormat(name="toy", convert="", re
 
 
 class Service:
-    """What is asked of a daemon's: it lacks some things, and knows whether the default was to be loaded."""
+    """Stands in for the daemon's service: lacks some items, and records whether a load began."""
 
     def __init__(self, backend: Backend, *missing: str, facts: ModelFacts | None = None) -> None:
         self.missing = missing
@@ -98,7 +98,7 @@ class Service:
 
 
 @pytest.mark.parametrize("missing", ["media", "toy-cpu", "model", "converted"])
-async def test_nothing_is_fetched_or_made_for_a_start(missing: str) -> None:
+async def test_nothing_is_downloaded_or_converted_to_preload(missing: str) -> None:
     service = Service(CONVERTING, missing)
     await preload(service)  # type: ignore[arg-type]
     assert not service.began
@@ -112,14 +112,14 @@ async def test_nothing_is_fetched_or_made_for_a_start(missing: str) -> None:
         Service(USEFUL, "converted"),
         Service(CONVERTING, "converted", facts=FACTS),
     ],
-    ids=["converted", "loaded as it is", "it can be", "a file of the engine's own"],
+    ids=["converted", "needs no conversion", "can load unconverted", "native format"],
 )
-async def test_where_all_is_here_it_is_loaded(service: Service) -> None:
+async def test_a_complete_default_runtime_is_preloaded(service: Service) -> None:
     await preload(service)  # type: ignore[arg-type]
     assert service.began
 
 
-async def test_a_plugin_that_fails_over_a_model_does_not_end_the_daemon(
+async def test_a_plugin_failing_on_a_model_does_not_stop_the_daemon(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     service = Service(PLAIN)
@@ -132,7 +132,7 @@ async def test_a_plugin_that_fails_over_a_model_does_not_end_the_daemon(
     assert not service.began and "general.architecture" in caplog.text
 
 
-async def test_what_can_never_be_loaded_says_so() -> None:
+async def test_a_runtime_without_a_backend_is_loaded_to_report_its_error() -> None:
     service = Service(CONVERTING, "backend")
     await preload(service)  # type: ignore[arg-type]
     assert service.began

@@ -1,4 +1,4 @@
-"""What is kept for too long is forgotten now and then, whatever went wrong the last time."""
+"""Expired jobs and leftovers are removed periodically, even after a failure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from whisperd.store import Ticket
 pytestmark = pytest.mark.anyio
 
 
-async def test_a_failure_is_not_the_last_attempt(
+async def test_retiring_continues_after_a_failure(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(resuming, "RETIRE_INTERVAL_S", 0.0)
@@ -47,7 +47,7 @@ async def test_a_failure_is_not_the_last_attempt(
     assert "a mistake" in caplog.text
 
 
-async def test_an_upload_goes_once_the_end_of_its_job_could_be_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_upload_is_deleted_once_the_end_of_its_job_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
     removed: list[str] = []
 
     async def remove_upload(upload: str) -> None:

@@ -1,4 +1,4 @@
-"""The settings file: read again on request, and never half."""
+"""The settings file is reloaded on request, and either completely or not at all."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MakeDaemon = Callable[..., RunningDaemon]
 
 @pytest.fixture(params=["signal", "method", "command"])
 def reload(request: pytest.FixtureRequest) -> Callable[[RunningDaemon], None]:
-    """Each way to have the settings read again."""
+    """Each way to reload the settings."""
 
     def by_signal(daemon: RunningDaemon) -> None:
         before = daemon.log().count("settings")
@@ -39,7 +39,7 @@ def reload(request: pytest.FixtureRequest) -> Callable[[RunningDaemon], None]:
     return {"signal": by_signal, "method": by_method, "command": by_command}[request.param]
 
 
-def test_settings_that_are_not_there_are_not_said_to_be_read(daemon: RunningDaemon) -> None:
+def test_reload_reports_a_missing_settings_file(daemon: RunningDaemon) -> None:
     assert daemon.ctl("daemon", "reload").out.startswith(f"using default settings: {daemon.config}")
     daemon.settings("")
     assert daemon.ctl("daemon", "reload").out == f"reloaded the settings from {daemon.config}\n"
@@ -47,7 +47,7 @@ def test_settings_that_are_not_there_are_not_said_to_be_read(daemon: RunningDaem
 
 def test_new_settings_apply(daemon: RunningDaemon, reload: Callable[[RunningDaemon], None]) -> None:
     with RawClient(daemon) as old:
-        old.request("daemon.status")  # it is accepted, with the limits of before
+        old.request("daemon.status")  # it is connected under the old limits
         daemon.settings(
             "[limits]\nmax_connections = 2\nmax_frame_bytes = 4096\n"
             "[log]\nlevel = 'debug'\nmax_bytes = 10_000\nfiles = 1\n"
@@ -58,10 +58,10 @@ def test_new_settings_apply(daemon: RunningDaemon, reload: Callable[[RunningDaem
             assert too_many.error() == "daemon.too_many_connections"
             new.send([0, 1, "daemon.status", [{"x": "y" * 5000}]])
             assert new.error() == "rpc.frame_too_large"
-        with pytest.raises(WhisperdError):  # a connection keeps the limits that it began with
+        with pytest.raises(WhisperdError):  # a connection keeps its initial limits
             old.request("daemon.status", {"x": "y" * 5000})
         for _ in range(200):
-            until(lambda: old.request("daemon.status")["clients"] == 1)  # there is room for another
+            until(lambda: old.request("daemon.status")["clients"] == 1)  # a slot is free
             with RawClient(daemon) as loud:
                 loud.send(b"\xc1")
                 assert loud.is_closed()
@@ -69,7 +69,7 @@ def test_new_settings_apply(daemon: RunningDaemon, reload: Callable[[RunningDaem
     assert not (daemon.folder / "state" / "daemon.log.2").exists()
 
 
-def test_new_folders_of_models_apply(make_daemon: MakeDaemon, tmp_path: Path) -> None:
+def test_new_model_folders_apply(make_daemon: MakeDaemon, tmp_path: Path) -> None:
     toy_model(tmp_path / "shelf" / "Somebody--thing")
     daemon = make_daemon(env={"WHISPERD_MODELS_DIR": str(tmp_path / "store")}).start()
     with RawClient(daemon) as client:
@@ -80,7 +80,7 @@ def test_new_folders_of_models_apply(make_daemon: MakeDaemon, tmp_path: Path) ->
         assert client.request("models.pull", {"name": "Somebody/thing"})["installed"]
 
 
-def test_what_needs_a_restart_is_told(daemon: RunningDaemon) -> None:
+def test_settings_that_need_a_restart_are_reported(daemon: RunningDaemon) -> None:
     daemon.settings("[decoder]\nprocesses = 3\nmax_window_s = 20\nmemory_bytes = 1000000000\n")
     with RawClient(daemon) as client:
         assert client.request("daemon.reload")["restart_needed"] == ["decoder.processes"]
@@ -90,7 +90,7 @@ def test_what_needs_a_restart_is_told(daemon: RunningDaemon) -> None:
     assert "daemon restart" not in daemon.ctl("daemon", "reload").out
 
 
-def test_the_level_of_the_log(make_daemon: MakeDaemon) -> None:
+def test_the_log_level_applies_on_reload(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon()
     daemon.settings("[log]\nlevel = 'warning'\n")
     daemon.start()
@@ -105,7 +105,7 @@ def test_the_level_of_the_log(make_daemon: MakeDaemon) -> None:
     assert len(daemon.log()) == size
 
 
-def test_the_command_line_stands_above_the_file(make_daemon: MakeDaemon) -> None:
+def test_the_command_line_overrides_the_file(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon()
     daemon.settings("[log]\nlevel = 'info'\n")
     daemon.start("--log-level", "error")
@@ -113,7 +113,7 @@ def test_the_command_line_stands_above_the_file(make_daemon: MakeDaemon) -> None
     assert daemon.log() == ""
 
 
-def test_another_file(make_daemon: MakeDaemon) -> None:
+def test_a_settings_file_named_on_the_command_line(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon()
     other = daemon.folder / "other.toml"
     other.write_text("[limits]\nmax_jobs = 3\n")
@@ -125,7 +125,7 @@ def test_another_file(make_daemon: MakeDaemon) -> None:
         assert "# max_connections = 512" in answer["content"]
 
 
-def test_a_file_that_is_named_has_to_be_there(make_daemon: MakeDaemon) -> None:
+def test_a_named_settings_file_must_exist_at_start(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon()
     command = [sys.executable, "-P", "-m", "whisperd", "--config", str(daemon.folder / "othr.toml")]
     done = subprocess.run(
@@ -135,7 +135,7 @@ def test_a_file_that_is_named_has_to_be_there(make_daemon: MakeDaemon) -> None:
     assert "othr.toml cannot be read: No such file" in done.stderr
 
 
-def test_a_file_that_is_named_has_to_be_there_when_it_is_read_again(make_daemon: MakeDaemon) -> None:
+def test_a_named_settings_file_must_exist_on_reload(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon()
     other = daemon.folder / "other.toml"
     other.write_text("[limits]\nmax_jobs = 3\n")
@@ -159,7 +159,7 @@ def test_a_file_that_is_named_has_to_be_there_when_it_is_read_again(make_daemon:
         ("\x00", "line 1"),
     ],
 )
-def test_settings_that_are_not_valid_change_nothing(daemon: RunningDaemon, content: str, named: str) -> None:
+def test_invalid_settings_change_nothing(daemon: RunningDaemon, content: str, named: str) -> None:
     daemon.settings(content)
     with RawClient(daemon) as client:
         before = client.request("daemon.config")["content"]

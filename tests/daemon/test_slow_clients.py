@@ -1,4 +1,4 @@
-"""A client that does not read, or sends as fast as it can, is its own problem."""
+"""A client that does not read its answers, or floods the daemon, does not affect others."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Limited = Callable[..., RunningDaemon]
 
 MEGABYTE = 2**20
 ECHO = msgpack.packb([0, 1, "jobs.show", [{"id": "x" * 4000}]])
-"""A quick question, with an answer of its own size: there is no such job."""
+"""A quick request whose answer is as large as itself: the job does not exist."""
 
 
 @contextmanager
 def attacking(attack: Callable[[], None]) -> Iterator[None]:
-    """Have a client do its worst, again and again, while the block runs."""
+    """Run an attack repeatedly while the block runs."""
     is_over = threading.Event()
 
     def run() -> None:
@@ -40,7 +40,7 @@ def attacking(attack: Callable[[], None]) -> Iterator[None]:
 
 
 def check_others_are_served(daemon: RunningDaemon) -> None:
-    """Another client is answered, again and again. How soon is for benchmarks to say."""
+    """Check that another client is answered repeatedly. Benchmarks measure how quickly."""
     with RawClient(daemon) as other:
         for _ in range(30):
             assert other.request("daemon.status")["pid"] == daemon.pid
@@ -54,14 +54,14 @@ def test_a_client_that_never_reads_its_answers(limited: Limited) -> None:
         asked, begun_bytes = divmod(deaf.send_until_refused(ECHO, least_bytes=MEGABYTE), len(ECHO))
         assert memory_bytes(daemon) - before_bytes < 8 * MEGABYTE
         check_others_are_served(daemon)
-        # It was held back, and not forgotten: every answer is there once it reads.
+        # It was throttled, not dropped: every answer arrives once it reads.
         for _ in range(asked):
             assert deaf.receive()[2]["code"] == "job.unknown"
         deaf.send(ECHO[begun_bytes:])
         assert deaf.receive()[2]["code"] == "job.unknown"
 
 
-def test_a_client_that_goes_on_not_reading_is_cut_off(limited: Limited) -> None:
+def test_a_client_that_keeps_not_reading_is_disconnected(limited: Limited) -> None:
     daemon = limited(max_unread_bytes=100_000, unread_timeout_s=0.3)
     with RawClient(daemon) as deaf:
         deaf.send_until_refused(ECHO, least_bytes=8 * MEGABYTE)
@@ -72,7 +72,7 @@ def test_a_client_that_goes_on_not_reading_is_cut_off(limited: Limited) -> None:
 
 
 def test_a_client_that_reads_late_is_answered_in_full(limited: Limited) -> None:
-    """Asking for more than may be left unread is no offence, as long as it is read in the end."""
+    """A client may request more than the unread limit if it reads the answers in the end."""
     daemon = limited(max_unread_bytes=50_000)
     with RawClient(daemon) as client:
         thread = threading.Thread(
@@ -84,11 +84,11 @@ def test_a_client_that_reads_late_is_answered_in_full(limited: Limited) -> None:
     assert sorted(answered) == list(range(1000))
 
 
-def test_events_pile_up(limited: Limited, endless: str, some_file: str) -> None:
+def test_unread_events_are_dropped_and_counted(limited: Limited, endless: str, some_file: str) -> None:
     daemon = limited(max_unread_bytes=MEGABYTE, unread_timeout_s=600)
     ask = {"input": {"path": some_file}, "options": {"model": endless}}
     with RawClient(daemon) as deaf, RawClient(daemon) as other:
-        # Each event is as large as one may be made, and there are two of them for each job.
+        # Each event is as large as allowed, and each job publishes two.
         deaf.request(
             "events.subscribe", {"topics": ["jobs"], "call": {"method": "m", "args": ["x" * 15_000]}}
         )
@@ -103,7 +103,7 @@ def test_events_pile_up(limited: Limited, endless: str, some_file: str) -> None:
             events.append(deaf.receive()[2][-1][0])
         assert 10 < len(events) < 500
         assert len(events) - 1 + events[-1]["count"] == 1000
-        # From here on it hears everything again.
+        # From here on it gets every event again.
         job = other.request("jobs.submit", ask)
         event = deaf.receive()[2][-1][0]
         assert (event["type"], event["id"], event["seq"]) == ("job.queued", job["id"], 1001)
@@ -137,7 +137,7 @@ def test_a_flood_of_the_largest_shapes(limited: Limited) -> None:
 
 
 def test_a_flood_of_connections(limited: Limited) -> None:
-    """Clients that ask and hang up, as many as there may be."""
+    """Clients that send a request and disconnect, as many as possible."""
     daemon = limited(max_connections=10_000)
 
     def flood() -> None:

@@ -1,9 +1,10 @@
-"""For as long as one likes everything is done that can be done with one daemon: nothing of it is left.
+"""Everything that can be done with one daemon, for as long as desired, leaks nothing.
 
-Each cycle does all chores (`tests/chores.py`), in another order, and kills what can be killed. Then all comes
-to rest, each job that was acknowledged has had one end, and the daemon has what it had before; what may vary
-does not grow. `make soak` does that for an hour, or for `WHISPERD_SOAK_S` seconds. The seed is printed;
-`WHISPERD_SOAK_SEED` does the same again, though who comes first may differ.
+Each cycle does all chores (`tests/chores.py`) in a different order, then kills the daemon's child processes.
+Afterwards the daemon comes to rest, each acknowledged job has ended exactly once, its resource use is the
+same as before, and sizes that may vary do not grow. `make soak` runs this for an hour, or for
+`WHISPERD_SOAK_S` seconds. The seed is printed; `WHISPERD_SOAK_SEED` repeats it, though the interleaving may
+differ.
 """
 
 from __future__ import annotations
@@ -32,34 +33,34 @@ from whisperd.tasks import open_task_group
 from whisperd_testing import TESTS, RunningDaemon, until
 
 LONG_S = float(os.environ.get("WHISPERD_SOAK_S", "0"))
-"""Seconds of the long campaign. The short one is measured in cycles: a slow machine does as much."""
+"""Seconds of the long campaign. The short one is a number of cycles, so that a slow machine does as much."""
 SEED = os.environ.get("WHISPERD_SOAK_SEED", str(time.time_ns()) if LONG_S else "1")
 CYCLES = 5
-"""Of the short campaign."""
+"""Cycles of the short campaign."""
 WARM_UP = 10 if LONG_S else 2
-"""The first cycles, in which what is made once is made."""
+"""The first cycles, which create everything that is created only once."""
 TOLD_EVERY = 5
-"""Cycles for each line that is printed."""
+"""Cycles per printed line."""
 CHILDREN = ("whisperd.worker.main", "whisperd.audio.decoder", "whisperd.folder_changes")
-"""What there is one of at rest."""
+"""Children of which exactly one exists at rest."""
 CLIENTS = 4
-"""So many chores are done at the same time."""
+"""How many chores run concurrently."""
 MOST_GROWTH = {"memory": 64 * 2**10, "blocks": 40.0, "objects": 20.0, "database": 8 * 2**10}
-"""By size: what a cycle may add in the long run."""
+"""The most that a cycle may add in the long run, by size."""
 MOST_VALUES = 100
-"""Cycles of which sizes are compared: all pairs of them, each time. Of more, every second, third, …"""
+"""The most cycles whose sizes are compared, pair by pair. With more cycles, every second, third, … counts."""
 ENOUGH = 30
-"""Cycles before sizes say something: at first there is more and more that the allocator keeps."""
+"""Cycles before sizes are meaningful: at first, the allocator keeps more and more memory."""
 OF_JOBS = ("job.Job", "job.Transcript", "run.JobRun", "scheduler.Parcel", "journal.JobRecord")
-"""In `whisperd.jobs`: of these there are none once all jobs are forgotten."""
+"""Types in `whisperd.jobs` without instances once all jobs are cleared."""
 KEPT_OBJECTS = {"whisperd.runtimes.history.StatusChange"}
-"""The last fifty of each runtime."""
+"""Types whose instances are retained: the last fifty of each runtime."""
 MOST_LOG_BYTES = 4 * 1_100_000
-"""The log and three older ones, each of a megabyte and what its last line has beyond that."""
+"""The log and three older ones, each of 1 MB plus the excess of its last line."""
 
 
 def cycles() -> Iterator[int]:
-    """Their numbers, until the campaign is over."""
+    """Yield the numbers of the cycles until the campaign is over."""
     ends_s, number = time.monotonic() + LONG_S, 0
     while time.monotonic() < ends_s if LONG_S else number < CYCLES:
         yield number
@@ -97,14 +98,14 @@ def test_nothing_grows_and_nothing_is_lost(make_daemon: Callable[..., RunningDae
 
 
 class Soak:
-    """Cycles of everything, and what the daemon had after each."""
+    """Runs the cycles and records the daemon's resource use after each."""
 
     def __init__(self, home: Household) -> None:
         self._home = home
         self._ended = 0
-        """How often jobs had ended before this cycle."""
+        """How many ends of jobs there were before this cycle."""
         self.signs: list[Signs] = []
-        """Since the daemon was warm."""
+        """Measurements since the warm-up."""
 
     async def run(self) -> None:
         async with self._home.visit() as client:
@@ -123,7 +124,7 @@ class Soak:
                     self._tell(number)
 
     async def _do_all(self, number: int) -> None:
-        """All chores, each by whoever has time for it; then those that kill, one after the other."""
+        """Do all chores with a pool of clients, then those that kill, one after the other."""
         todo = Random(f"{SEED} {number}").sample(CHORES, len(CHORES))
         async with open_task_group() as tasks:
             for _ in range(CLIENTS):
@@ -138,7 +139,7 @@ class Soak:
                     await do(Chore(self._home, client, number, Random(f"{SEED} {number} {do.__name__}")))
 
     async def _rest(self, client: AsyncClient) -> None:
-        """Everybody has gone, all jobs are over, and the default is loaded."""
+        """Wait until all clients have disconnected and all jobs are over; load the default runtime."""
         while (status := await client.daemon.status())["clients"] > 1 or _active(status):
             await anyio.sleep(0.01)
         await client.runtimes.load(status["default_runtime"])
@@ -147,7 +148,7 @@ class Soak:
         assert not [one for one in await client.runtimes.list() if one["leases"]]
 
     async def _check_jobs(self, client: AsyncClient) -> None:
-        """Each has had one end, and is told of; then they are forgotten."""
+        """Check that each job is listed and has ended exactly once, then clear all jobs."""
         jobs = {one["id"]: one["status"] for one in await client.jobs.list()}
         assert self._home.acknowledged <= set(jobs)
         assert set(jobs.values()) <= set(ENDS.values()), jobs
@@ -166,9 +167,9 @@ class Soak:
                 assert mistake not in text, text[max(0, text.index(mistake) - 2000) :][:4000]
 
     def _at_rest(self, before: Mapping[str, int] | None) -> Signs:
-        """What the daemon has, when that is no more than before; where nothing was before, when it stays so.
+        """Measure until counts are no higher than before or, without a reference, until they stay equal.
 
-        What is counted one after the other does not always fit: a child may come in between, and its thread.
+        Counts taken one after the other may disagree: a child and its thread may start in between.
         """
         found: list[Signs] = []
 
@@ -183,14 +184,14 @@ class Soak:
             return has_children and not has_jobs and is_no_more
 
         try:
-            until(is_at_rest, "it to be at rest", every_s=0.2)
+            until(is_at_rest, "the daemon to come to rest", every_s=0.2)
         except AssertionError as error:
-            error.add_note(f"more is left: {grown(before or {}, found[-1].counts)} {found[-1].objects}")
+            error.add_note(f"grown: {grown(before or {}, found[-1].counts)} {found[-1].objects}")
             raise
         return found[-1]
 
     def _check_sizes(self) -> None:
-        """Of no type of the daemon's own there are ever more; and no size grows by more than it may."""
+        """Check that the objects of no whisperd type grow in number, and no size beyond its allowance."""
         every = math.ceil(len(self.signs) / MOST_VALUES)
         some = self.signs[::every]
         for name in self.signs[-1].objects:
@@ -217,47 +218,45 @@ def _active(status: dict[str, Any]) -> int:
 
 
 async def _ends(client: AsyncClient) -> int:
-    """How often jobs have ended since the daemon was started."""
+    """Return how many ends of jobs there were since the daemon started."""
     families = text_string_to_metric_families((await client.daemon.metrics())["content"])
     return int(
         sum(one.value for family in families if family.name == "whisperd_jobs" for one in family.samples)
     )
 
 
-# What is held for growth
+# Growth statistics
 
 NUMBERS = st.integers(-(2**40), 2**40)
-"""Of which a float holds every difference."""
+"""Integers whose differences a float represents exactly."""
 
 
 @given(NUMBERS, NUMBERS, st.lists(NUMBERS, max_size=8))
-def test_a_line_has_its_slope_though_some_values_are_anything(
-    by_cycle: int, first: int, odd: list[int]
-) -> None:
+def test_slope_ignores_outliers_on_a_line(by_cycle: int, first: int, odd: list[int]) -> None:
     values = [first + by_cycle * number for number in range(40)]
     values[10 : 10 + len(odd)] = odd
     assert slope(values) == by_cycle
 
 
 @given(st.lists(st.integers(-1000, 1000), max_size=30))
-def test_it_grows_for_certain_by_no_more_than_it_seems(values: list[int]) -> None:
+def test_certain_slope_never_exceeds_slope(values: list[int]) -> None:
     assert certain_slope(values) <= slope(values)
 
 
-def test_what_varies_does_not_grow_for_certain_and_what_is_lost_each_time_does() -> None:
+def test_certain_slope_tells_a_leak_from_noise() -> None:
     chance = Random(1)
     noise = [chance.gauss(0, 100) for _ in range(60)]
     assert certain_slope(noise) < 1
     leak = [value + 10 * number for number, value in enumerate(noise)]
     assert 8 < certain_slope(leak) < slope(leak) < 12
-    assert certain_slope([5.0, 6.0]) == -math.inf, "too few to say anything"
+    assert certain_slope([5.0, 6.0]) == -math.inf, "too few values"
 
 
-def test_what_there_is_more_of() -> None:
+def test_grown_lists_increased_counts() -> None:
     assert grown({"a": 1, "b": 2, "c": 3}, {"a": 1, "b": 3, "d": 1}) == {"b": (2, 3), "d": (0, 1)}
 
 
-def test_what_goes_while_it_is_looked_for_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_moved_during_a_scan_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("passing", "staying"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").touch()

@@ -1,4 +1,4 @@
-"""The socket is for one user, and for nobody else at any moment."""
+"""The socket is accessible to one user only, at every moment."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from whisperd_testing import LIMIT_S, RunningDaemon
 MakeDaemon = Callable[..., RunningDaemon]
 NOBODY = 65534
 
-needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can be somebody else")
+needs_root = pytest.mark.skipif(os.getuid() != 0, reason="only root can act as another user")
 
 
 @pytest.fixture
@@ -46,8 +46,8 @@ def mask(bits: int) -> Iterator[None]:
 
 
 @contextmanager
-def somebody_else() -> Iterator[None]:
-    """What is done in this block is done as another user."""
+def as_another_user() -> Iterator[None]:
+    """Run the block as another user."""
     os.seteuid(NOBODY)
     try:
         yield
@@ -60,13 +60,13 @@ def mode(path: Path | str) -> int:
 
 
 def at(daemon: RunningDaemon, path: Path) -> RunningDaemon:
-    """The daemon, to listen somewhere else."""
+    """Make the daemon listen on another path."""
     daemon.socket = daemon.env["WHISPERD_SOCKET"] = str(path)
     return daemon
 
 
 def failure(daemon: RunningDaemon, *arguments: str) -> str:
-    """What a daemon says that does not start, in the foreground."""
+    """Return the error output of a foreground daemon that fails to start."""
     done = subprocess.run(
         [sys.executable, "-P", "-m", "whisperd", *arguments],
         env=daemon.env,
@@ -87,7 +87,7 @@ async def claim(path: Path) -> None:
 
 
 def refusal(path: Path) -> str:
-    """The code of the error with which a daemon refuses to listen there."""
+    """Return the code of the error with which a daemon refuses to listen on a path."""
     with pytest.raises(WhisperdError) as caught:
         anyio.run(claim, path)
     assert caught.value.fix
@@ -97,7 +97,7 @@ def refusal(path: Path) -> str:
 # Modes
 
 
-def test_modes_whatever_the_mask(make_daemon: MakeDaemon, short: Path) -> None:
+def test_modes_are_private_whatever_the_umask(make_daemon: MakeDaemon, short: Path) -> None:
     daemon = at(make_daemon(), short / "new" / "d.sock")
     with mask(0):
         daemon.start()
@@ -108,7 +108,7 @@ def test_modes_whatever_the_mask(make_daemon: MakeDaemon, short: Path) -> None:
         assert client.daemon.status()["pid"] == daemon.pid
 
 
-def test_what_is_made_is_its_owners_alone_whatever_the_mask(
+def test_all_files_are_private_whatever_the_umask(
     make_daemon: MakeDaemon, toy: Callable[..., str], short: Path
 ) -> None:
     daemon, home = at(make_daemon(), short / "home" / "run" / "whisperd" / "d.sock"), short / "home"
@@ -128,7 +128,7 @@ def test_what_is_made_is_its_owners_alone_whatever_the_mask(
     assert {"config.toml", "models", "uploads", "whisperd.sqlite3"} <= {path.name for path in made}
 
 
-def test_no_moment_in_between(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_socket_is_private_from_creation(short: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
 
     def bind(self: socket.socket, path: str) -> None:
@@ -138,7 +138,7 @@ def test_no_moment_in_between(short: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(socket.socket, "bind", bind, raising=False)
     with mask(0):
         anyio.run(claim, short / "d.sock")
-        assert os.umask(0) == 0  # and the mask is as it was
+        assert os.umask(0) == 0  # the umask is restored
     assert seen == [0o600]
 
 
@@ -155,7 +155,7 @@ def test_the_usual_folder_is_made_private(short: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(("bits", "refused"), [(0o777, True), (0o770, True), (0o755, False), (0o1777, False)])
-def test_a_folder_that_others_may_write_to(short: Path, bits: int, refused: bool) -> None:
+def test_a_folder_writable_by_others_is_refused(short: Path, bits: int, refused: bool) -> None:
     folder = short / "whisperd"  # such as a checkout
     folder.mkdir()
     folder.chmod(bits)
@@ -168,12 +168,12 @@ def test_a_folder_that_others_may_write_to(short: Path, bits: int, refused: bool
 
 
 @needs_root
-def test_a_folder_of_another_user(short: Path) -> None:
+def test_a_folder_of_another_user_is_refused(short: Path) -> None:
     os.chown(short, NOBODY, NOBODY)
     assert refusal(short / "d.sock") == "socket.not_private"
 
 
-def test_what_is_no_socket_stays(short: Path) -> None:
+def test_a_file_that_is_not_a_socket_is_preserved(short: Path) -> None:
     (short / "file").write_text("precious")
     assert refusal(short / "file") == "socket.not_a_socket"
     assert (short / "file").read_text() == "precious"
@@ -184,19 +184,19 @@ def test_what_is_no_socket_stays(short: Path) -> None:
     assert (short / "link").is_symlink()
 
 
-def test_a_folder_that_cannot_be_made(short: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_an_error(short: Path) -> None:
     (short / "file").write_text("")
     assert refusal(short / "file" / "d.sock") == "socket.not_writable"
 
 
-def test_a_path_that_is_too_long(make_daemon: MakeDaemon, short: Path) -> None:
+def test_a_path_that_is_too_long_is_refused(make_daemon: MakeDaemon, short: Path) -> None:
     daemon = make_daemon()
     longest = short / ("x" * (paths.MAX_SOCKET_PATH_BYTES - len(str(short)) - 1))
     at(daemon, longest).start()
     with daemon.connect() as client:
         assert client.daemon.status()["socket"] == str(longest)
 
-    # One byte too many, though not one letter: an umlaut has two.
+    # One byte too many, but no more characters: an umlaut takes two bytes.
     other = at(make_daemon(), longest.with_name(longest.name[:-1] + "ü"))
     too_long = f"{paths.MAX_SOCKET_PATH_BYTES + 1} bytes"
     assert too_long in failure(other)
@@ -223,13 +223,13 @@ def test_the_default_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     assert paths.socket_path("named.sock") == str(tmp_path / "named.sock")
 
 
-def test_a_command_names_the_socket_where_it_is_not_the_usual_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_suggested_command_names_an_unusual_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WHISPERD_SOCKET", "/a/usual.sock")
     assert paths.whisperctl_for("/a/usual.sock") == "whisperctl"
     assert paths.whisperctl_for("/an/other one.sock") == "whisperctl --socket '/an/other one.sock'"
 
 
-def test_the_default_place_is_made_and_found(make_daemon: MakeDaemon, short: Path) -> None:
+def test_the_default_folder_is_created_and_found(make_daemon: MakeDaemon, short: Path) -> None:
     daemon = make_daemon(env={"XDG_RUNTIME_DIR": str(short)})
     del daemon.env["WHISPERD_SOCKET"]
     daemon.socket = str(short / "whisperd" / "daemon.sock")
@@ -242,16 +242,16 @@ def test_the_default_place_is_made_and_found(make_daemon: MakeDaemon, short: Pat
 # Peers
 
 
-def test_the_user_at_the_other_end() -> None:
+def test_the_peer_user_is_known() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         assert peer_user(ours) == peer_user(theirs) == os.getuid()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="as Linux tells it")
-def test_a_user_whose_number_is_large() -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="uses the format of Linux")
+def test_a_large_user_id() -> None:
     class Peer:
-        """A process of somebody whose number comes from a directory service."""
+        """A process of a user whose ID comes from a directory service."""
 
         def getsockopt(self, *_: int) -> bytes:
             return struct.pack("=iII", 4711, 3_000_000_000, 4_000_000_000)
@@ -260,12 +260,12 @@ def test_a_user_whose_number_is_large() -> None:
 
 
 @needs_root
-def test_another_user_is_refused_even_if_the_modes_let_it_in(make_daemon: MakeDaemon) -> None:
+def test_another_user_is_refused_whatever_the_modes(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon().start()
     Path(daemon.socket).parent.chmod(0o711)
     Path(daemon.socket).chmod(0o666)
     with RawClient(daemon) as owner:
-        with somebody_else():
+        with as_another_user():
             stranger = RawClient(daemon)
         with stranger:
             assert stranger.error() == "daemon.not_yours"
@@ -274,11 +274,11 @@ def test_another_user_is_refused_even_if_the_modes_let_it_in(make_daemon: MakeDa
 
 @needs_root
 def test_a_client_does_not_speak_to_another_users_socket(short: Path, make_daemon: MakeDaemon) -> None:
-    """Whoever makes a socket where ours would be might like to hear what is to be transcribed."""
+    """A user who creates a socket in place of ours might want to intercept recordings."""
     short.chmod(0o777)
     daemon = at(make_daemon(), short / "d.sock")
     with socket.socket(socket.AF_UNIX) as listener:
-        with somebody_else():
+        with as_another_user():
             listener.bind(daemon.socket)
             listener.listen()
         with pytest.raises(WhisperdError) as caught:

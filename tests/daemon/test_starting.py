@@ -1,4 +1,4 @@
-"""However many start it, there is one daemon; a dead one is replaced, and a living one never."""
+"""However many clients start it, one daemon runs; a dead one is replaced, a live one never."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def unstarted(make_daemon: MakeDaemon) -> RunningDaemon:
 
 
 def daemons(of: RunningDaemon) -> list[int]:
-    """The daemons on this socket: they have it on their command line, as a client starts them."""
+    """Return the daemons on this socket, which a client that starts one puts on its command line."""
     found = {}
     for process in psutil.process_iter(["cmdline", "status", "ppid"]):
         command = process.info["cmdline"] or []
         if of.socket in command and "whisperd" in command and process.info["status"] != "zombie":
             found[process.pid] = process.info["ppid"]
-    # A child has the command line of its daemon until it is something else.
+    # A child has the command line of its daemon until it executes its own program.
     return [pid for pid, parent in found.items() if parent not in found]
 
 
@@ -73,7 +73,7 @@ def test_twenty_clients_at_once_start_one_daemon(unstarted: RunningDaemon) -> No
     assert {f'"pid": {running}' in answer for answer, _ in answers} == {True}
 
 
-def test_ten_daemons_at_once(unstarted: RunningDaemon) -> None:
+def test_of_ten_concurrent_daemons_one_runs(unstarted: RunningDaemon) -> None:
     started = [
         subprocess.Popen([*DAEMON, "--announce"], env=unstarted.env, stdout=subprocess.PIPE, text=True)
         for _ in range(10)
@@ -102,7 +102,7 @@ def test_a_living_daemon_is_never_replaced(daemon: RunningDaemon) -> None:
         assert client.daemon.status()["pid"] == daemon.pid
 
 
-def test_nor_is_one_that_does_not_answer(daemon: RunningDaemon) -> None:
+def test_a_daemon_that_does_not_answer_is_not_replaced(daemon: RunningDaemon) -> None:
     daemon.signal(signal.SIGSTOP)
     try:
         status, said = failure(daemon)
@@ -129,7 +129,7 @@ def test_a_daemon_that_was_killed_is_replaced(daemon: RunningDaemon) -> None:
     assert daemons(daemon) == [started.json["pid"]]
 
 
-def test_a_socket_that_a_stranger_left(unstarted: RunningDaemon) -> None:
+def test_a_stale_socket_of_another_program_is_replaced(unstarted: RunningDaemon) -> None:
     with socket.socket(socket.AF_UNIX) as left_behind:
         left_behind.bind(unstarted.socket)
     unstarted.start()
@@ -137,7 +137,7 @@ def test_a_socket_that_a_stranger_left(unstarted: RunningDaemon) -> None:
         assert client.daemon.status()
 
 
-def test_a_socket_on_which_a_stranger_listens(unstarted: RunningDaemon) -> None:
+def test_a_socket_on_which_another_program_listens_is_kept(unstarted: RunningDaemon) -> None:
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(unstarted.socket)
         other.listen()
@@ -147,8 +147,8 @@ def test_a_socket_on_which_a_stranger_listens(unstarted: RunningDaemon) -> None:
     Path(unstarted.socket).unlink()
 
 
-def test_a_daemon_that_is_ending_is_waited_for(unstarted: RunningDaemon) -> None:
-    """Its socket is gone, and its lock is there until its last worker has ended."""
+def test_a_stopping_daemon_is_waited_for(unstarted: RunningDaemon) -> None:
+    """Its socket is deleted, but its lock is held until its last worker has exited."""
     with FileLock(f"{unstarted.socket}.lock"):
         client = subprocess.Popen(
             [*CTL, "daemon", "start", "--json"], env=unstarted.env, stdout=subprocess.PIPE
@@ -161,7 +161,7 @@ def test_a_daemon_that_is_ending_is_waited_for(unstarted: RunningDaemon) -> None
     assert f'"pid": {daemons(unstarted)[0]}' in out.decode()
 
 
-def test_a_daemon_whose_socket_was_deleted_is_told_of(
+def test_a_daemon_whose_socket_was_deleted_is_reported(
     unstarted: RunningDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def claim() -> None:
@@ -174,7 +174,7 @@ def test_a_daemon_whose_socket_was_deleted_is_told_of(
     assert caught.value.code == "daemon.hidden"
 
 
-def test_a_daemon_does_not_take_the_socket_of_another_away(daemon: RunningDaemon) -> None:
+def test_a_daemon_does_not_delete_the_socket_of_another(daemon: RunningDaemon) -> None:
     Path(daemon.socket).unlink()
     with socket.socket(socket.AF_UNIX) as other:
         other.bind(daemon.socket)
@@ -185,7 +185,7 @@ def test_a_daemon_does_not_take_the_socket_of_another_away(daemon: RunningDaemon
 
 
 def test_stopping_and_starting_without_waiting(unstarted: RunningDaemon) -> None:
-    """Whoever comes just when a daemon ends gets an answer of it, or of the next one."""
+    """A client that connects while a daemon stops is answered by it or by the next one."""
     for _ in range(5):
         unstarted.start()
         unstarted.signal(signal.SIGTERM)
@@ -199,12 +199,12 @@ def test_stopping_and_starting_without_waiting(unstarted: RunningDaemon) -> None
         until(lambda: not daemons(unstarted))
 
 
-# What keeps it from starting
+# Failures to start
 
 
 @pytest.fixture(params=["config", "state", "key"])
 def broken(request: pytest.FixtureRequest, unstarted: RunningDaemon) -> tuple[RunningDaemon, str, str]:
-    """A daemon that cannot start, the code of the error, and a word of its fix."""
+    """A daemon that cannot start, its error code, and a word of the fix."""
     match request.param:
         case "config":
             unstarted.settings("[daemon\n")
@@ -217,7 +217,7 @@ def broken(request: pytest.FixtureRequest, unstarted: RunningDaemon) -> tuple[Ru
             return unstarted, "log.not_writable", "WHISPERD_STATE_DIR"
 
 
-def test_a_person_is_told_why(broken: tuple[RunningDaemon, str, str]) -> None:
+def test_a_failed_start_is_explained(broken: tuple[RunningDaemon, str, str]) -> None:
     daemon, _, fix = broken
     status, said = failure(daemon)
     assert status == 3
@@ -226,7 +226,7 @@ def test_a_person_is_told_why(broken: tuple[RunningDaemon, str, str]) -> None:
     assert "Traceback" not in said
 
 
-def test_a_client_that_starts_it_is_told_why(broken: tuple[RunningDaemon, str, str]) -> None:
+def test_the_starting_client_gets_the_error(broken: tuple[RunningDaemon, str, str]) -> None:
     daemon, code, fix = broken
     done = daemon.ctl("daemon", "start", "--json")
     assert done.status == 3
@@ -236,7 +236,9 @@ def test_a_client_that_starts_it_is_told_why(broken: tuple[RunningDaemon, str, s
     assert not Path(daemon.socket).exists()
 
 
-def test_what_a_plugin_prints_is_no_announcement(make_daemon: MakeDaemon, tmp_path: Path) -> None:
+def test_output_of_a_plugin_is_not_taken_for_the_announcement(
+    make_daemon: MakeDaemon, tmp_path: Path
+) -> None:
     (tmp_path / "chatty.py").write_text("print('Hello from a plugin.' * 10_000)\n")  # more than a pipe holds
     described = tmp_path / "chatty-1.0.dist-info"
     described.mkdir()
@@ -245,11 +247,11 @@ def test_what_a_plugin_prints_is_no_announcement(make_daemon: MakeDaemon, tmp_pa
     done = make_daemon(env={"PYTHONPATH": str(tmp_path)}).ctl("daemon", "start", "--json")
     assert (done.status, done.err) == (0, "")
     problems = done.json["plugin_problems"]
-    assert [problem["data"]["plugin"] for problem in problems] == ["chatty"], "it was looked at"
+    assert [problem["data"]["plugin"] for problem in problems] == ["chatty"], "the plugin was imported"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a script in place of Python")
-def test_one_that_hangs_before_it_says_anything_is_given_up(
+@pytest.mark.skipif(sys.platform == "win32", reason="replaces Python with a shell script")
+def test_a_daemon_that_hangs_at_start_is_abandoned(
     unstarted: RunningDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hanging = tmp_path / "python"
@@ -262,7 +264,7 @@ def test_one_that_hangs_before_it_says_anything_is_given_up(
     assert caught.value.code == "daemon.start_failed" and "said nothing" in caught.value.message
 
 
-def test_where_no_process_can_be_made_the_socket_is_not_blamed(
+def test_a_failure_to_spawn_does_not_blame_the_socket(
     unstarted: RunningDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/no/such/python")
@@ -271,7 +273,7 @@ def test_where_no_process_can_be_made_the_socket_is_not_blamed(
     assert caught.value.code == "daemon.start_failed"
 
 
-def test_a_client_that_starts_it_has_all_the_time_that_it_may_take(
+def test_the_starting_client_is_given_enough_time(
     unstarted: RunningDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     longest_s = install.COMMAND_TIMEOUT_S + start.SILENCE_TIMEOUT_S + start.CONNECT_TIMEOUT_S
@@ -282,8 +284,8 @@ def test_a_client_that_starts_it_has_all_the_time_that_it_may_take(
     assert caught.value.code == "daemon.start_failed" and "another client" in caught.value.message
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux for the limits of a process")
-def test_a_daemon_takes_as_many_files_as_there_may_be(make_daemon: MakeDaemon) -> None:
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads process limits from Linux")
+def test_a_daemon_raises_its_file_limit_to_the_maximum(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon()
     daemon.settings("[limits]\nmax_connections = 10_000\n")
     with_limits = 'ulimit -Sn 256 && ulimit -Hn 1000 && exec "$@"'
@@ -296,12 +298,12 @@ def test_a_daemon_takes_as_many_files_as_there_may_be(make_daemon: MakeDaemon) -
     assert psutil.Process(daemon.pid).rlimit(psutil.RLIMIT_NOFILE) == (1000, 1000)
 
 
-# Places with odd names
+# Paths with unusual names
 
 
 @pytest.fixture
 def odd(make_daemon: MakeDaemon) -> Iterator[RunningDaemon]:
-    """A daemon all of whose places have spaces and letters beyond ASCII in their names."""
+    """A daemon whose paths all contain spaces and non-ASCII letters."""
     with tempfile.TemporaryDirectory(prefix="wd-") as short:
         daemon = make_daemon()
         for variable, name in {
@@ -318,7 +320,7 @@ def odd(make_daemon: MakeDaemon) -> Iterator[RunningDaemon]:
             daemon.ctl("daemon", "stop")
 
 
-def test_names_with_spaces_and_any_letters(odd: RunningDaemon) -> None:
+def test_paths_with_spaces_and_non_ascii_letters(odd: RunningDaemon) -> None:
     config = Path(odd.env["WHISPERD_CONFIG"])
     config.parent.mkdir()
     config.write_text("[limits]\nmax_jobs = 7\n")
@@ -332,7 +334,7 @@ def test_names_with_spaces_and_any_letters(odd: RunningDaemon) -> None:
 
 
 @pytest.mark.real
-def test_a_job_among_names_with_spaces_and_any_letters(
+def test_a_job_with_spaces_and_non_ascii_letters_in_all_paths(
     odd: RunningDaemon, toy: Callable[..., str], tmp_path: Path
 ) -> None:
     Path(odd.env["WHISPERD_NATIVE_DIR"]).symlink_to(CACHE / "native")
@@ -341,7 +343,7 @@ def test_a_job_among_names_with_spaces_and_any_letters(
     assert (done.status, done.out.strip()) == (0, "transcribe 2.00 s"), done
 
 
-def test_relative_places_are_those_of_the_client(unstarted: RunningDaemon, tmp_path: Path) -> None:
+def test_relative_paths_are_relative_to_the_client(unstarted: RunningDaemon, tmp_path: Path) -> None:
     """The daemon runs in another folder than the client that starts it."""
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "config.toml").write_text("[limits]\nmax_jobs = 7\n")
@@ -352,8 +354,8 @@ def test_relative_places_are_those_of_the_client(unstarted: RunningDaemon, tmp_p
     assert (tmp_path / "here" / "state" / "daemon.log").exists()
 
 
-def test_a_socket_without_a_folder_is_in_that_of_the_client(unstarted: RunningDaemon) -> None:
-    """Where it is named on the command line, and no longer than what the client and its daemon agree on."""
+def test_a_socket_name_is_relative_to_the_client(unstarted: RunningDaemon) -> None:
+    """As given on the command line; the client and its daemon must agree on the path."""
     folder = Path(unstarted.socket).parent
     env = {name: value for name, value in unstarted.env.items() if name != "WHISPERD_SOCKET"}
     start = [*CTL, "--socket", Path(unstarted.socket).name, "daemon", "start", "--json"]
@@ -362,12 +364,12 @@ def test_a_socket_without_a_folder_is_in_that_of_the_client(unstarted: RunningDa
     unstarted.connect().close()
 
 
-# One that is just ending
+# A daemon that is just stopping
 
 
 @pytest.fixture
 def dying(unstarted: RunningDaemon, monkeypatch: pytest.MonkeyPatch) -> Iterator[RunningDaemon]:
-    """Its socket still takes a connection when nobody is behind it any more."""
+    """A daemon whose socket still accepts a connection although no process serves it."""
     for name, value in unstarted.env.items():
         monkeypatch.setenv(name, value)
     Path(unstarted.socket).parent.mkdir(mode=0o700, exist_ok=True)
@@ -386,18 +388,18 @@ def dying(unstarted: RunningDaemon, monkeypatch: pytest.MonkeyPatch) -> Iterator
         thread.join(LIMIT_S)
 
 
-def test_one_that_is_ending_is_replaced(dying: RunningDaemon) -> None:
+def test_a_stopping_daemon_is_replaced(dying: RunningDaemon) -> None:
     with connect(dying.socket) as client:
         assert client.daemon.status()["socket"] == dying.socket
 
 
 @pytest.mark.anyio
-async def test_the_asynchronous_client_replaces_it_as_well(dying: RunningDaemon) -> None:
+async def test_the_asynchronous_client_replaces_a_stopping_daemon(dying: RunningDaemon) -> None:
     async with aconnect(dying.socket) as client:
         assert (await client.daemon.status())["socket"] == dying.socket
 
 
-def test_it_is_not_replaced_by_who_must_not_start_one(dying: RunningDaemon) -> None:
+def test_a_stopping_daemon_is_not_replaced_without_permission(dying: RunningDaemon) -> None:
     with pytest.raises(WhisperdError) as caught:
         connect(dying.socket, start=False)
     assert caught.value.code == "daemon.connection_lost"

@@ -1,4 +1,4 @@
-"""One daemon for a state folder, and what can be done about one that does not answer."""
+"""One daemon per state folder, and how to deal with a daemon that does not answer."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def state(daemon: RunningDaemon) -> Path:
     return Path(daemon.env["WHISPERD_STATE_DIR"])
 
 
-def test_it_says_who_it_is(daemon: RunningDaemon) -> None:
+def test_a_daemon_records_its_process_and_socket(daemon: RunningDaemon) -> None:
     me = Running(pid=daemon.pid, socket=daemon.socket, config=daemon.env["WHISPERD_CONFIG"])
     assert find_running(state(daemon)) == me
     assert stat.S_IMODE((state(daemon) / "daemon.json").stat().st_mode) == 0o600
@@ -40,7 +40,7 @@ def test_it_says_who_it_is(daemon: RunningDaemon) -> None:
     assert read_running(state(daemon)) is None
 
 
-def test_what_a_dead_daemon_has_left_is_not_believed(daemon: RunningDaemon) -> None:
+def test_the_record_of_a_dead_daemon_is_ignored(daemon: RunningDaemon) -> None:
     daemon.signal(signal.SIGKILL)
     daemon.wait()
     assert read_running(state(daemon)) is not None
@@ -51,14 +51,14 @@ def test_what_a_dead_daemon_has_left_is_not_believed(daemon: RunningDaemon) -> N
 @pytest.mark.parametrize(
     "said", ["", "{", "[]", "{}", '{"pid": "x", "socket": 1}', '{"pid": 1e999, "socket": ""}']
 )
-def test_a_file_that_says_nothing(tmp_path: Path, said: str) -> None:
+def test_an_invalid_record_is_ignored(tmp_path: Path, said: str) -> None:
     write_running(tmp_path, Running(pid=1, socket="/s"))
     (tmp_path / "daemon.json").write_text(said)
     assert read_running(tmp_path) is None
 
 
 @pytest.mark.anyio
-async def test_where_nothing_can_be_locked(
+async def test_a_state_folder_without_locks_is_used_anyway(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
@@ -72,7 +72,7 @@ async def test_where_nothing_can_be_locked(
     assert "has ended" in caplog.text
 
 
-def test_a_second_one_on_another_socket_is_refused(daemon: RunningDaemon) -> None:
+def test_a_second_daemon_on_another_socket_is_refused(daemon: RunningDaemon) -> None:
     with tempfile.TemporaryDirectory(prefix="wd-") as short:
         other = f"{short}/other.sock"
         done = daemon.ctl("--socket", other, "daemon", "start", "--json")
@@ -81,7 +81,7 @@ def test_a_second_one_on_another_socket_is_refused(daemon: RunningDaemon) -> Non
         assert (error["data"]["pid"], error["data"]["socket"]) == (daemon.pid, daemon.socket)
         assert "`whisperctl daemon stop`" in error["fix"] and "WHISPERD_STATE_DIR" in error["fix"]
         assert not Path(other).exists()
-        # With a state of its own it may.
+        # With its own state folder it may run.
         daemon.env["WHISPERD_STATE_DIR"] = f"{short}/state"
         assert daemon.ctl("--socket", other, "daemon", "start").status == 0
         assert daemon.ctl("--socket", other, "daemon", "stop").status == 0
@@ -92,13 +92,13 @@ def test_a_second_one_on_another_socket_is_refused(daemon: RunningDaemon) -> Non
 class TestForce:
     @pytest.fixture
     def stopped(self, daemon: RunningDaemon) -> Iterator[RunningDaemon]:
-        """One that does not answer."""
+        """A daemon that does not answer."""
         daemon.signal(signal.SIGSTOP)
         yield daemon
         if daemon.process is not None and daemon.process.poll() is None:
-            daemon.signal(signal.SIGCONT)  # so that it can be ended
+            daemon.signal(signal.SIGCONT)  # so that it can be stopped
 
-    def test_one_that_does_not_answer_is_ended(self, stopped: RunningDaemon) -> None:
+    def test_a_daemon_that_does_not_answer_is_killed(self, stopped: RunningDaemon) -> None:
         assert stopped.ctl("daemon", "stop", "--force").out == "whisperd has stopped\n"
         assert stopped.wait() == -signal.SIGKILL
         assert stopped.ctl("daemon", "stop", "--force").out == "whisperd is not running\n"
@@ -108,13 +108,13 @@ class TestForce:
         done = stopped.ctl("daemon", "logs", "--socket", stopped.socket, "--json")
         assert (done.json["path"], done.err) == (log, "")
 
-    def test_another_one_takes_its_place(self, stopped: RunningDaemon) -> None:
+    def test_restart_replaces_it(self, stopped: RunningDaemon) -> None:
         done = stopped.ctl("daemon", "restart", "--force", "--json")
         assert done.status == 0, done
         assert done.json["pid"] != stopped.pid
 
     @pytest.mark.real
-    def test_its_detached_jobs_go_on_in_that(
+    def test_its_detached_jobs_continue_in_the_new_daemon(
         self, daemon: RunningDaemon, held: Path, ten_minutes: Path
     ) -> None:
         submitted = daemon.ctl("transcribe", "--detach", "--no-vad", "--model", str(held), str(ten_minutes))
@@ -124,20 +124,20 @@ class TestForce:
         done = daemon.ctl("jobs", "wait", submitted.out.strip())
         assert done.status == 0, done
 
-    def test_the_daemon_of_another_socket_is_left_alone(self, daemon: RunningDaemon) -> None:
+    def test_a_daemon_on_another_socket_is_left_alone(self, daemon: RunningDaemon) -> None:
         done = daemon.ctl("--socket", f"{daemon.socket}2", "daemon", "stop", "--force", "--json")
         assert (done.status, done.json["error"]["code"]) == (1, "daemon.elsewhere")
         assert daemon.ctl("daemon", "status").status == 0
 
     @pytest.mark.slow
-    def test_a_person_is_told_of_it(self, stopped: RunningDaemon) -> None:
+    def test_commands_explain_that_it_does_not_answer(self, stopped: RunningDaemon) -> None:
         done = stopped.ctl("jobs", "list")
         assert done.status == 3
         assert "does not answer" in done.err and "daemon restart --force" in done.err
 
 
 @pytest.mark.anyio
-async def test_the_asynchronous_client_does_not_wait_for_ever(
+async def test_the_asynchronous_client_times_out(
     daemon: RunningDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(asynchronous_client, "PATIENCE_S", 0.01)
@@ -151,7 +151,9 @@ async def test_the_asynchronous_client_does_not_wait_for_ever(
     assert caught.value.code == "daemon.not_answering"
 
 
-def test_the_environment_of_a_shell_is_not_kept(make_daemon: Callable[..., RunningDaemon]) -> None:
+def test_unrelated_variables_of_the_shell_are_not_inherited(
+    make_daemon: Callable[..., RunningDaemon],
+) -> None:
     daemon = make_daemon(env={"VIRTUAL_ENV": "/project", "SECRET_KEY": "x", "https_proxy": "http://proxy:1"})
     command = [sys.executable, "-P", "-m", "whisperd.cli.main", "daemon", "start"]
     subprocess.run(command, env=daemon.env, check=True, capture_output=True, timeout=LIMIT_S)

@@ -1,4 +1,4 @@
-"""Which model a bundle is tried with that nobody uses yet."""
+"""The choice of the model with which a bundle is tried before it is used."""
 
 from __future__ import annotations
 
@@ -52,28 +52,28 @@ def backend(variant: str) -> Backend:
     return found[0]
 
 
-async def test_it_is_the_smallest_that_knows_english() -> None:
+async def test_the_smallest_model_with_english_is_chosen() -> None:
     here = service(model("small", 200), model("base", 100), model("german", 10, languages=("de",)))
     found = await _smallest_model(here, backend("ctranslate2-cpu"))
     assert found is not None and found.name == "base"
     assert await _smallest_model(service(), backend("ctranslate2-cpu")) is None
 
 
-async def test_a_folder_that_a_runtime_names_and_that_is_gone_is_passed_over() -> None:
+async def test_a_missing_model_of_a_runtime_is_skipped() -> None:
     here = service(model("base", 100))
     assert [one.preset.model for one in here.runtimes.all()] == ["gone"]
     found = await _smallest_model(here, backend("ctranslate2-cpu"))
     assert found is not None and found.name == "base"
 
 
-async def test_a_file_in_its_own_format_is_for_the_backend_that_loads_it() -> None:
+async def test_a_model_file_is_used_only_by_a_backend_that_loads_it() -> None:
     here = service(in_place=model("/mine.bin", None, facts=FACTS))
     found = await _smallest_model(here, backend("whispercpp-avx"))
     assert found is not None and found.name == "/mine.bin"
     assert await _smallest_model(here, backend("ctranslate2-cpu")) is None
 
 
-async def test_it_is_tried_in_what_the_gpu_can_compute(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_trial_uses_a_compute_type_of_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = Variant(name="toy-cuda", lock=None, device="cuda", priority=1, compute_types=("int8_float32",))
     asked: list[LoadParams] = []
 

@@ -1,4 +1,4 @@
-"""Uploads on a disk that refuses."""
+"""Uploads when the disk refuses to write or delete."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def files(folder: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize(("number", "code"), REFUSALS)
-def test_a_disk_that_refuses(
+def test_a_failed_write_deletes_the_upload(
     store: UploadStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: str
 ) -> None:
     upload = store.create()
@@ -53,7 +53,7 @@ def test_a_disk_that_refuses(
     assert caught.value.code == "upload.unknown"
 
 
-def test_what_is_left_and_cannot_be_deleted_keeps_no_daemon_from_starting(
+def test_undeletable_leftovers_do_not_prevent_a_start(
     store: UploadStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.create()
@@ -67,7 +67,7 @@ def test_what_is_left_and_cannot_be_deleted_keeps_no_daemon_from_starting(
     assert os.strerror(errno.EPERM) in caplog.text
 
 
-def test_a_piece_that_comes_late_brings_nothing_back(store: UploadStore, tmp_path: Path) -> None:
+def test_a_late_chunk_does_not_recreate_an_upload(store: UploadStore, tmp_path: Path) -> None:
     upload = store.create()
     assert store.append(upload, b"piece") == 5
     for path in files(tmp_path):

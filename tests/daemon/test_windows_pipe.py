@@ -1,4 +1,4 @@
-r"""Windows alone: the named pipe `\\.\pipe\whisperd-USER`, and children that end with the daemon."""
+r"""Windows only: the named pipe `\\.\pipe\whisperd-USER`, and children that end with the daemon."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from whisperd_testing import LIMIT_S, RunningDaemon, until
 
 if sys.platform != "win32":
-    pytest.skip("for Windows alone", allow_module_level=True)
+    pytest.skip("Windows only", allow_module_level=True)
 
 import anyio
 
@@ -28,7 +28,7 @@ from whisperd.rpc.transport import connect_socket
 
 @pytest.fixture
 def name() -> str:
-    """A pipe of this test's own."""
+    """The name of a pipe unique to this test."""
     return rf"\\.\pipe\whisperd-test-{secrets.token_hex(6)}"
 
 
@@ -77,7 +77,7 @@ def test_a_client_starts_the_daemon(daemon: RunningDaemon) -> None:
     assert daemon.ctl("daemon", "status").status == 3
 
 
-def test_there_is_one_daemon(daemon: RunningDaemon) -> None:
+def test_only_one_daemon_runs(daemon: RunningDaemon) -> None:
     daemon.start()
     done = subprocess.run(
         [sys.executable, "-P", "-m", "whisperd"], env=daemon.env, capture_output=True, check=False
@@ -86,7 +86,7 @@ def test_there_is_one_daemon(daemon: RunningDaemon) -> None:
     assert b"is running" in done.stderr
 
 
-def test_the_pipe_is_for_its_owner_alone(name: str) -> None:
+def test_only_the_owner_can_use_the_pipe(name: str) -> None:
     async def check() -> None:
         async with claim_pipe(name):
             connection = connect_socket(name)
@@ -106,7 +106,7 @@ def test_the_pipe_is_for_its_owner_alone(name: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_what_a_child_starts_ends_with_it() -> None:
+async def test_a_grandchild_ends_with_its_parent() -> None:
     code = (
         "import subprocess, sys, time\n"
         "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
@@ -119,7 +119,7 @@ async def test_what_a_child_starts_ends_with_it() -> None:
     assert alive == []
 
 
-def test_children_end_with_a_daemon_that_is_killed(
+def test_children_end_with_a_killed_daemon(
     daemon: RunningDaemon, toy: Callable[..., str], tmp_path: object
 ) -> None:
     daemon.start()

@@ -1,4 +1,4 @@
-"""A daemon that fails where its event loop itself looks at every process of this computer."""
+"""A daemon that fails if its event loop scans the processes of this computer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _children = psutil.Process.children
 
 
 def children(process: psutil.Process, *arguments: Any, **options: Any) -> list[psutil.Process]:
-    assert threading.current_thread() is not threading.main_thread(), "hundreds of processes take long"
+    assert threading.current_thread() is not threading.main_thread(), "scanning hundreds of processes is slow"
     return _children(process, *arguments, **options)
 
 
