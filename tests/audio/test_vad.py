@@ -59,6 +59,13 @@ def test_speech_is_heard_over_a_telephone_and_from_far_away(
     assert max(probability for probability, _ in silent) < 0.5
 
 
+def test_rumble_is_neither_loud_nor_hides_speech(media_bundle: Path, speech: Path) -> None:
+    expected = run(media_bundle, speech, 64, 16_000)
+    found = run(media_bundle, speech, 64, 16_000, "rumble")
+    assert sum(level for _, level in found) < 0.7 * sum(level for _, level in expected)  # the voice is halved
+    assert sum(one > 0.5 for one, _ in found) >= 0.98 * sum(one > 0.5 for one, _ in expected)
+
+
 def test_another_one_goes_on_with_what_the_first_remembers(media_bundle: Path, speech: Path) -> None:
     whole = run(media_bundle, speech, 64, 64 * 512)
     assert run(media_bundle, speech, 64, 64 * 512, "2") == whole
