@@ -1,4 +1,4 @@
-"""Looks at a made-up computer with a probe that hangs or crashes: `odd_look.py BEHAVIOUR FACT FACT...`."""
+"""Detect a made-up computer with a probe that hangs or crashes: `odd_look.py BEHAVIOUR FACT FACT...`."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def main() -> None:
     watch_parent()
     if behaviour.startswith("never "):
         BEHAVIOURS[behaviour.removeprefix("never ")]()
-    # The processor's count of cores is one probe of many.
+    # The number of physical cores is one probe of many.
     look(names, probes_of("intel_desktop", physical_count=BEHAVIOURS[behaviour.removeprefix("never ")]))
 
 

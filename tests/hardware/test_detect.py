@@ -1,4 +1,4 @@
-"""What is detected of computers of many kinds (tests/data/hardware)."""
+"""Detection on many kinds of computers (tests/data/hardware)."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def headers(found: Hardware) -> list[str | None]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_fact_of_every_computer_is_known_and_says_how(name: str) -> None:
+def test_every_fact_of_every_computer_is_known_and_has_a_source(name: str) -> None:
     found = computer(name)
     assert found.unknown == {}
     for fact in (found.system, found.processor, found.memory):
@@ -98,7 +98,7 @@ def test_cores(name: str, cores: Cores, usable: int) -> None:
     assert (processor.cores, processor.cores.usable) == (cores, usable)
 
 
-def test_the_tightest_quota_counts() -> None:
+def test_the_tightest_quota_applies() -> None:
     files = {
         "/proc/self/cgroup": "0::/a/b\n",
         "/sys/fs/cgroup/a/b/cpu.max": "max 100000\n",
@@ -110,11 +110,11 @@ def test_the_tightest_quota_counts() -> None:
 
 
 @pytest.mark.parametrize("nonsense", ["", "max", "max 100000", "-1 100000", "1 0", "0 100000", "1", "² ³"])
-def test_nonsense_is_no_quota(nonsense: str) -> None:
+def test_an_invalid_quota_is_ignored(nonsense: str) -> None:
     assert cpu_quota({"/proc/self/cgroup": "0::/\n", "/sys/fs/cgroup/cpu.max": nonsense}.get) is None
 
 
-def test_the_cores_that_this_process_may_use() -> None:
+def test_usable_cores_of_this_computer() -> None:
     assert 1 <= usable_cores() <= (os.cpu_count() or 1)
 
 
@@ -157,7 +157,7 @@ def test_systems(name: str, platform: str, fields: dict[str, Any]) -> None:
 # Libraries and tools
 
 
-def test_cuda_libraries_of_every_source() -> None:
+def test_cuda_libraries_from_every_source() -> None:
     found = computer("nvidia_cuda12")
     assert libraries(found) == [
         ("cublas", "12.4.5.8", "CUDA_PATH"),
@@ -188,7 +188,7 @@ def test_cuda_libraries_on_windows() -> None:
     ]
 
 
-def test_a_variable_that_leads_nowhere() -> None:
+def test_variables_that_name_missing_folders_are_reported() -> None:
     found = computer("cuda_path_nowhere")
     assert libraries(found) == []
     assert notes(found) == ("CUDA_PATH is ignored: the folder '/usr/local/cuda-12.1' does not exist.")
@@ -199,7 +199,7 @@ def test_a_variable_that_leads_nowhere() -> None:
     assert libraries(found, "blas") == []
 
 
-def test_libraries_of_the_wrong_version() -> None:
+def test_unusable_library_versions_are_reported() -> None:
     found = computer("cublas_10")
     assert libraries(found) == [
         ("cublas", "10.2.3.254", "CUDA_PATH"),
@@ -232,7 +232,9 @@ def test_libraries_of_the_wrong_version() -> None:
         ("windows", [("openblas", None, "OPENBLAS_PATH")], [r"C:\OpenBLAS\include"]),
     ],
 )
-def test_blas(name: str, found: list[tuple[str, str | None, str]], headers_in: list[str | None]) -> None:
+def test_blas_libraries(
+    name: str, found: list[tuple[str, str | None, str]], headers_in: list[str | None]
+) -> None:
     here = computer(name)
     assert libraries(here, "blas") == found
     assert headers(here) == headers_in
@@ -244,7 +246,7 @@ def test_blas(name: str, found: list[tuple[str, str | None, str]], headers_in: l
         ("intel_desktop", "/usr/bin/c++", "PATH"),
         ("old_no_avx", None, None),
         ("mac_m2", "/usr/bin/c++", "PATH"),
-        ("mac_intel", None, None),  # what is there only offers to install one
+        ("mac_intel", None, None),  # its c++ only offers to install a compiler
         ("windows", r"C:\Program Files\Microsoft Visual Studio\2022\Community", "vswhere"),
         ("windows_nvidia", None, None),
     ],
@@ -258,7 +260,7 @@ def test_compilers(name: str, cxx: str | None, source: str | None) -> None:
 @pytest.mark.parametrize(
     ("variable", "path"), [("g++", "/usr/bin/g++"), ("/usr/bin/cc -m64", "/usr/bin/cc"), ("icpx", None)]
 )
-def test_a_compiler_that_a_variable_names(variable: str, path: str | None) -> None:
+def test_a_compiler_named_in_a_variable(variable: str, path: str | None) -> None:
     tools = computer("intel_desktop", CXX=variable).tools
     assert tools is not None
     assert (tools.cxx and tools.cxx.path) == path
@@ -290,7 +292,7 @@ def test_a_compiler_that_a_variable_names(variable: str, path: str | None) -> No
             "MIG-GPU-4c9d5f6b-3e4a-7f8b-1c2d-d4e5f6a7b8c9/9/0",
             ["NVIDIA A100-SXM4-40GB MIG 1g.5gb"],
         ),
-        ("nvidia_mig", "MIG-", []),  # which of the two?
+        ("nvidia_mig", "MIG-", []),  # matches two instances
         ("nvidia_mig", "MIG-0000", []),
     ],
 )
@@ -302,7 +304,7 @@ def test_visible_gpus(name: str, visible: str | None, names: list[str]) -> None:
         assert gpus.problem is not None and gpus.problem.data["reason"] == "hidden"
 
 
-def test_an_instance_has_its_own_memory_and_its_gpu_s_capability() -> None:
+def test_an_instance_has_its_own_memory_and_its_gpus_capability() -> None:
     (gpu,) = computer("nvidia_mig", CUDA_VISIBLE_DEVICES="MIG-a28a").gpus.gpus
     assert gpu.memory_total == 5100273664
     assert gpu.compute_capability == (8, 0)
@@ -317,16 +319,16 @@ def test_an_instance_has_its_own_memory_and_its_gpu_s_capability() -> None:
         ("graviton", "no_driver"),
     ],
 )
-def test_why_there_is_no_gpu(name: str, reason: str) -> None:
+def test_reasons_for_no_gpu(name: str, reason: str) -> None:
     problem = computer(name).gpus.problem
     assert problem is not None and problem.data["reason"] == reason and problem.fix
 
 
-# Whatever comes
+# Failures
 
 
 @pytest.mark.parametrize("name", list(FACTS))
-def test_a_probe_that_fails_costs_its_fact_alone(name: str) -> None:
+def test_a_failing_probe_loses_only_its_fact(name: str) -> None:
     failing: dict[str, dict[str, Any]] = {
         "system": {"names": _only_fails_for("/lib")},
         "processor": {"physical_count": _fail},
@@ -350,7 +352,7 @@ def _only_fails_for(folder: str) -> Any:
     return lambda asked: _fail() if asked == folder else names(asked)
 
 
-def test_a_mistake_costs_its_fact_alone() -> None:
+def test_an_exception_in_a_probe_loses_only_its_fact() -> None:
     def divide() -> Memory:
         raise ZeroDivisionError("by nothing")
 
@@ -359,7 +361,7 @@ def test_a_mistake_costs_its_fact_alone() -> None:
     assert found.processor is not None
 
 
-def test_a_computer_of_which_nothing_can_be_seen() -> None:
+def test_a_computer_that_reveals_nothing() -> None:
     found = detect(
         probes_of("intel_desktop", read=lambda _: None, names=lambda _: (), run=_fail, memory=_fail, env={})
     )
@@ -385,13 +387,13 @@ def test_any_cpuinfo_can_be_read(said: str) -> None:
 
 
 @given(st.sets(st.sampled_from(AVX2)), st.sets(st.sampled_from(AVX2)))
-def test_what_counts_is_what_all_cores_can_do(one: set[str], other: set[str]) -> None:
+def test_only_features_of_all_cores_count(one: set[str], other: set[str]) -> None:
     said = f"processor: 0\nflags: {' '.join(one)}\n\nprocessor: 1\nflags: {' '.join(other)}\n"
     assert parse_cpuinfo(said)[2] == one & other
 
 
 @given(text, st.sampled_from(["x86_64", "aarch64", "riscv64"]))
-def test_any_loader_cache_and_any_sysctl_can_be_read(said: str, arch: str) -> None:
+def test_any_loader_cache_and_any_sysctl_output_can_be_read(said: str, arch: str) -> None:
     for folder, file in parse_loader_cache(f"\tlib (libc6,x86-64) => {said}", arch):
         assert folder.startswith("/") and file and "/" not in file
     parse_sysctl(said)
@@ -401,7 +403,7 @@ def test_any_loader_cache_and_any_sysctl_can_be_read(said: str, arch: str) -> No
     said=st.dictionaries(st.sampled_from(["cpuinfo", "cgroup", "release", "env", "names"]), text),
     name=st.sampled_from(NAMES),
 )
-def test_nothing_that_a_computer_says_crashes_detection(said: dict[str, str], name: str) -> None:
+def test_no_answer_of_a_computer_crashes_detection(said: dict[str, str], name: str) -> None:
     known = probes_of(name)
     files = {
         "/proc/cpuinfo": said.get("cpuinfo"),

@@ -1,4 +1,4 @@
-"""This computer is looked at in processes of its own: what hangs or crashes there costs one fact."""
+"""Detection on this computer in separate processes: a probe that hangs or crashes loses only its own fact."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def known(hardware: Hardware) -> set[str]:
     return {name for name in FACTS if getattr(hardware, name) is not None}
 
 
-async def test_this_computer() -> None:
+async def test_every_fact_of_this_computer_is_found() -> None:
     found = await find_hardware(find_gpus, timeout_s=PATIENT_S)
     assert found.unknown == {}
     assert known(found) == set(FACTS)
@@ -53,7 +53,7 @@ async def test_this_computer() -> None:
         ("chatter", "The detection process sent an invalid answer."),
     ],
 )
-async def test_a_probe_that_crashes_costs_its_fact_alone(behaviour: str, why: str) -> None:
+async def test_a_crashing_probe_loses_only_its_fact(behaviour: str, why: str) -> None:
     found = await look_oddly(behaviour)
     assert dict(found.unknown) == {"processor": why}
     assert known(found) == set(FACTS) - {"processor"}
@@ -61,16 +61,18 @@ async def test_a_probe_that_crashes_costs_its_fact_alone(behaviour: str, why: st
     assert found.gpus is GPUS
 
 
-async def test_a_probe_that_hangs_costs_its_fact_alone_and_leaves_no_process() -> None:
+async def test_a_hanging_probe_loses_only_its_fact_and_leaves_no_process() -> None:
     before = set(psutil.Process().children())
-    found = await look_oddly("hang", timeout_s=12.0)  # in which two processes begin, also on a busy computer
+    found = await look_oddly(
+        "hang", timeout_s=12.0
+    )  # time for two processes to start, even on a busy computer
     why = "Detection did not finish within 12 seconds: the computer is busy, or a disk does not respond."
     assert dict(found.unknown) == {"processor": why}
     assert known(found) == set(FACTS) - {"processor"}
     assert set(psutil.Process().children()) <= before
 
 
-async def test_a_process_that_never_begins_is_not_started_for_each_fact() -> None:
+async def test_a_process_that_fails_at_start_is_not_restarted_for_each_fact() -> None:
     found = await look_oddly("never exit")
     assert dict(found.unknown) == dict.fromkeys(FACTS, "The detection process crashed (exit status 3).")
     assert found.gpus is GPUS
@@ -82,7 +84,7 @@ async def test_a_process_that_cannot_be_started(tmp_path: Path) -> None:
     assert "could not be started (No such file or directory)" in found.unknown["system"]
 
 
-async def test_a_driver_that_is_broken_costs_the_gpus_alone() -> None:
+async def test_a_broken_driver_affects_only_the_gpus() -> None:
     broken = Gpus(problem=None, driver="broken")
 
     async def ask() -> Gpus:
@@ -92,7 +94,7 @@ async def test_a_driver_that_is_broken_costs_the_gpus_alone() -> None:
     assert found.gpus is broken and known(found) == set(FACTS)
 
 
-# Programs that are asked
+# External programs
 
 
 @pytest.mark.parametrize(
@@ -103,15 +105,15 @@ async def test_a_driver_that_is_broken_costs_the_gpus_alone() -> None:
         ("import os; os.abort()", PATIENT_S, r"failed \(signal SIGABRT\)"),
     ],
 )
-def test_a_program_that_does_not_answer(code: str, timeout_s: float, why: str) -> None:
+def test_a_program_that_fails_or_hangs(code: str, timeout_s: float, why: str) -> None:
     with pytest.raises(ProbeFailed, match=why):
         run_program([sys.executable, "-c", code], timeout_s)
 
 
-def test_a_program_that_is_not_there() -> None:
+def test_a_missing_program() -> None:
     with pytest.raises(ProbeFailed, match="could not be started"):
         run_program(["/no/such/program"])
 
 
-def test_what_a_program_says_is_text() -> None:
+def test_invalid_utf8_in_output_is_replaced() -> None:
     assert run_program([sys.executable, "-c", "import os; os.write(1, b'a\\xff')"], PATIENT_S) == "a\ufffd"

@@ -1,4 +1,4 @@
-"""GPUs: what the driver says, what it means, and a driver that is broken."""
+"""GPUs: the driver's answers, their meaning, and broken drivers."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def problem_of(gpus: Gpus) -> WhisperdError:
     return gpus.problem
 
 
-# What an answer means
+# The meaning of the driver's answers
 
 
-def test_what_the_driver_says() -> None:
+def test_an_answer_of_the_driver() -> None:
     found = gpus_from(DriverAnswer(driver="535.1", cuda=12020, gpus=THREE), None)
     assert (found.driver, found.cuda, found.problem) == ("535.1", (12, 2), None)
     assert [(gpu.index, gpu.name) for gpu in found.gpus] == [(0, "GPU 0"), (1, "GPU 1"), (2, "GPU 2")]
@@ -62,7 +62,7 @@ def test_what_the_driver_says() -> None:
         ("1,-1,2", [1]),
         ("0,7,1", [0]),
         ("0,0", [0]),
-        ("GPU-", []),  # of several
+        ("GPU-", []),  # matches several GPUs
         ("MIG-1abc", []),
         ("", []),
         ("-1", []),
@@ -78,7 +78,7 @@ def test_cuda_visible_devices(visible: str | None, names: list[int]) -> None:
 
 @settings(deadline=None)
 @given(st.text(alphabet="0123,-GPU abcx", max_size=30))
-def test_no_value_shows_a_gpu_twice(visible: str) -> None:
+def test_no_value_selects_a_gpu_twice(visible: str) -> None:
     shown = visible_gpus(THREE, visible)
     assert len({gpu.name for gpu in shown}) == len(shown) <= 3
 
@@ -96,20 +96,20 @@ def test_no_value_shows_a_gpu_twice(visible: str) -> None:
         (DriverAnswer(error=999), None, "broken", "Reinstall"),
     ],
 )
-def test_why_there_is_none(answer: DriverAnswer, visible: str | None, reason: str, fix: str) -> None:
+def test_reasons_for_no_gpu(answer: DriverAnswer, visible: str | None, reason: str, fix: str) -> None:
     problem = problem_of(gpus_from(answer, visible))
     assert problem.data["reason"] == reason
     assert fix in problem.fix
 
 
-def test_the_driver_is_known_even_where_no_gpu_is() -> None:
+def test_the_driver_version_is_known_even_without_a_visible_gpu() -> None:
     found = gpus_from(DriverAnswer(driver="535.1", cuda=12020, gpus=THREE), "-1")
     assert (found.driver, found.cuda) == ("535.1", (12, 2))
 
 
 def test_a_driver_that_is_too_old() -> None:
     old = gpus_from(DriverAnswer(driver="470.82", cuda=11040, gpus=THREE), None)
-    check_cuda(old, (11, 8))  # within a major version, all is well
+    check_cuda(old, (11, 8))  # any older minor version of the same major version suffices
     with pytest.raises(WhisperdError) as raised:
         check_cuda(old)
     assert raised.value.code == "cuda.driver_too_old"
@@ -117,13 +117,13 @@ def test_a_driver_that_is_too_old() -> None:
     assert raised.value.data == {"driver": "470.82", "cuda": "11.4", "needed": "12.0"}
 
 
-def test_no_gpu_is_told_before_the_driver_s_age() -> None:
+def test_a_missing_gpu_is_reported_before_an_old_driver() -> None:
     with pytest.raises(WhisperdError) as raised:
         check_cuda(gpus_from(DriverAnswer(driver="470.82", cuda=11040), None))
     assert raised.value.code == "cuda.not_available"
 
 
-def test_a_driver_that_does_not_tell_its_age_is_tried() -> None:
+def test_a_driver_of_unknown_version_is_accepted() -> None:
     check_cuda(gpus_from(DriverAnswer(gpus=THREE), None))
 
 
@@ -145,11 +145,11 @@ def test_compute_types(capability: tuple[int, int], first: str, missing: set[str
 
 
 @pytest.mark.parametrize("capability", [(6, 2), (6, 0), (5, 3), (3, 5)])
-def test_old_gpus_compute_in_float32_alone(capability: tuple[int, int]) -> None:
+def test_old_gpus_compute_only_in_float32(capability: tuple[int, int]) -> None:
     assert gpu_compute_types(capability) == ("float32",)
 
 
-# Asking
+# Querying the driver
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the fake library is made for Linux")
 
@@ -165,7 +165,7 @@ def test_traces_of_a_driver(trace: str) -> None:
 
 
 @pytest.mark.anyio
-async def test_without_a_trace_no_process_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_without_a_trace_of_a_driver_no_process_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("whisperd.hardware.gpus.open_child", None)
     assert problem_of(await find_gpus(exists=lambda _: False)).data["reason"] == "no_driver"
 
@@ -184,7 +184,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def driver(library: Path) -> Callable[..., dict[str, str]]:
-    """Makes the environment of a computer with a driver that behaves in some way."""
+    """Return a factory of environments with a driver that behaves as named."""
 
     def make(behaviour: str, **env: str) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if name != "CUDA_VISIBLE_DEVICES"}
@@ -198,7 +198,7 @@ PATIENT_S = 120.0
 
 
 @pytest.mark.anyio
-async def test_a_driver_is_asked(driver: Driver) -> None:
+async def test_the_driver_is_queried(driver: Driver) -> None:
     found = await find_gpus(PATIENT_S, driver("ok 2"))
     assert (found.driver, found.cuda, found.problem) == ("550.54.15", (12, 4), None)
     assert [gpu.name for gpu in found.gpus] == ["Fake GPU 0", "Fake GPU 1"]
@@ -208,14 +208,14 @@ async def test_a_driver_is_asked(driver: Driver) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_gpu_that_shares_the_memory_of_the_computer(driver: Driver) -> None:
+async def test_a_gpu_that_shares_the_computers_memory(driver: Driver) -> None:
     (gpu,) = (await find_gpus(PATIENT_S, driver("shared"))).gpus
     assert (gpu.name, gpu.memory_total) == ("Fake GPU 0", read_memory().total)
     assert 0 < gpu.memory_free <= gpu.memory_total
 
 
 @pytest.mark.anyio
-async def test_only_some_are_to_be_seen(driver: Driver) -> None:
+async def test_only_visible_gpus_are_found(driver: Driver) -> None:
     found = await find_gpus(PATIENT_S, driver("ok 3", CUDA_VISIBLE_DEVICES="GPU-2,0"))
     assert [gpu.name for gpu in found.gpus] == ["Fake GPU 2", "Fake GPU 0"]
 
@@ -225,7 +225,7 @@ async def test_only_some_are_to_be_seen(driver: Driver) -> None:
     ("behaviour", "reason"),
     [("ok 0", "no_gpu"), ("error 18", "version_mismatch"), ("error 9", "not_loaded"), ("abort", "crashed")],
 )
-async def test_a_broken_driver_costs_the_gpus_alone(driver: Driver, behaviour: str, reason: str) -> None:
+async def test_a_broken_driver_is_reported(driver: Driver, behaviour: str, reason: str) -> None:
     problem = problem_of(await find_gpus(PATIENT_S, driver(behaviour)))
     assert problem.data["reason"] == reason
     if behaviour == "abort":
@@ -233,7 +233,7 @@ async def test_a_broken_driver_costs_the_gpus_alone(driver: Driver, behaviour: s
 
 
 @pytest.mark.anyio
-async def test_a_driver_that_hangs_is_left_alone(driver: Driver) -> None:
+async def test_a_hanging_driver_is_given_up(driver: Driver) -> None:
     before = set(psutil.Process().children())
     problem = problem_of(await find_gpus(0.5, driver("hang")))
     assert problem.data["reason"] == "stuck"
@@ -241,19 +241,19 @@ async def test_a_driver_that_hangs_is_left_alone(driver: Driver) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_gpu_that_is_lost_costs_no_other(driver: Driver) -> None:
+async def test_a_lost_gpu_does_not_hide_the_others(driver: Driver) -> None:
     found = await find_gpus(PATIENT_S, driver("lost"))
     assert [gpu.name for gpu in found.gpus] == ["Fake GPU 1"]
 
 
 @pytest.mark.anyio
-async def test_a_fact_that_is_not_told_costs_no_other(driver: Driver) -> None:
+async def test_missing_facts_do_not_hide_the_gpu(driver: Driver) -> None:
     found = await find_gpus(PATIENT_S, driver("silent"))
     assert (found.driver, found.cuda, len(found.gpus)) == (None, None, 1)
 
 
 @pytest.mark.anyio
-async def test_a_gpu_that_is_divided(driver: Driver) -> None:
+async def test_a_partitioned_gpu(driver: Driver) -> None:
     found = await find_gpus(PATIENT_S, driver("divided 2"))
     assert [(gpu.name, gpu.compute_capability) for gpu in found.gpus] == [("Fake GPU 100", (8, 6))]
     assert found.gpus[0].memory_total == 8_000_000_000
@@ -263,14 +263,14 @@ async def test_a_gpu_that_is_divided(driver: Driver) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_gpu_that_is_divided_into_nothing(driver: Driver) -> None:
+async def test_a_partitioned_gpu_without_instances(driver: Driver) -> None:
     problem = problem_of(await find_gpus(PATIENT_S, driver("divided 0")))
     assert problem.data["reason"] == "undivided" and "nvidia-smi mig" in problem.fix
 
 
 @linux
 @pytest.mark.anyio
-async def test_a_library_that_is_none(driver: Driver, tmp_path: Path) -> None:
+async def test_a_file_that_is_no_library(driver: Driver, tmp_path: Path) -> None:
     (tmp_path / "libnvidia-ml.so.1").write_text("no library")
     problem = problem_of(await find_gpus(PATIENT_S, driver("ok 1", LD_LIBRARY_PATH=str(tmp_path))))
     assert problem.data["reason"] == "no_driver"

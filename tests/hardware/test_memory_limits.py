@@ -1,4 +1,4 @@
-"""How much memory there is, in and out of containers."""
+"""The amount of memory, in and out of containers."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def test_a_container_with_version_2() -> None:
 def test_a_container_with_version_1() -> None:
     files = {
         "/proc/self/cgroup": "5:cpu,cpuacct:/docker/abc\n4:memory:/docker/abc\n1:name=systemd:/docker/abc\n",
-        # What is mounted is the container's own group, though its path is the one outside.
+        # The container's own group is mounted, though the path names the one outside.
         **group_1("", 2 * GIB, 2 * GIB, STAT_1),
     }
     assert within(files) == Memory(2 * GIB, GIB)
 
 
-def test_the_tightest_of_the_groups_around_counts() -> None:
+def test_the_tightest_enclosing_group_applies() -> None:
     files = {
         "/proc/self/cgroup": "0::/user.slice/app.scope\n",
         **group_2("/user.slice/app.scope", "max", 0),
@@ -66,7 +66,7 @@ def test_the_tightest_of_the_groups_around_counts() -> None:
     assert within(files) == Memory(3 * GIB, GIB // 2)
 
 
-def test_a_limit_that_is_none() -> None:
+def test_an_absent_limit_is_ignored() -> None:
     no_limit = 0x7FFFFFFFFFFFF000
     assert within({"/proc/self/cgroup": "4:memory:/\n", **group_1("", no_limit, GIB)}) == SYSTEM
     assert within({"/proc/self/cgroup": "0::/\n", **group_2("", "max", GIB)}) == SYSTEM
@@ -78,13 +78,13 @@ def test_the_computer_may_have_less_free_than_the_group() -> None:
     assert within(files, Memory(16 * GIB, GIB)) == Memory(8 * GIB, GIB)
 
 
-def test_both_versions_at_once() -> None:
+def test_both_cgroup_versions_at_once() -> None:
     files = {"/proc/self/cgroup": "4:memory:/a\n0::/b\n", **group_1("/a", 2 * GIB, 0)}
     assert within(files) == Memory(2 * GIB, 2 * GIB)
 
 
 @pytest.mark.parametrize("nonsense", ["", "max", "-1", "1e9", "²"])
-def test_nonsense_is_no_limit(nonsense: str) -> None:
+def test_an_invalid_limit_is_ignored(nonsense: str) -> None:
     here = {"/proc/self/cgroup": "0::/\n"}
     assert within(here | group_2("", nonsense, "0")) == SYSTEM
     assert within(here | group_2("", "1", nonsense)) == SYSTEM
@@ -98,9 +98,7 @@ def test_nonsense_is_no_limit(nonsense: str) -> None:
     cache=st.integers(0, 2**63),
     free=st.integers(0, SYSTEM.total),
 )
-def test_there_is_never_more_than_allowed_or_less_than_nothing(
-    limit: int, usage: int, cache: int, free: int
-) -> None:
+def test_memory_is_within_the_limit_and_never_negative(limit: int, usage: int, cache: int, free: int) -> None:
     files = {"/proc/self/cgroup": "0::/\n", **group_2("", str(limit), usage, f"inactive_file {cache}\n")}
     memory = within(files, Memory(SYSTEM.total, free))
     assert memory.total == min(limit, SYSTEM.total)
@@ -114,7 +112,7 @@ def test_any_text_can_be_read(membership: str, stat: str) -> None:
     assert within({"/proc/self/cgroup": "0::/\n", **group_2("", "5", 3, stat)}).total == 5
 
 
-def test_this_computer() -> None:
+def test_the_memory_of_this_computer() -> None:
     memory = read_memory()
     assert 0 < memory.available <= memory.total
     assert memory.total > 2**27

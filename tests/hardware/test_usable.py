@@ -1,4 +1,4 @@
-"""Why a computer cannot use a variant, and how to change that."""
+"""Why a computer cannot use a variant, and how to fix it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def refusal(needs: Needs, hardware: Hardware) -> WhisperdError:
         ("amd_desktop", {"blas", "avx"}),
         ("alpine_musl", {"blas", "avx"}),
         ("old_no_avx", set()),
-        ("raspberry_pi", {"avx"}),  # AVX is not asked of an ARM processor
+        ("raspberry_pi", {"avx"}),  # AVX is not required of an ARM processor
         ("graviton", {"avx"}),
         ("nvidia_cuda12", {"cuda12", "cuda11", "avx"}),
         ("nvidia_old_driver", {"cuda11", "avx"}),
@@ -46,7 +46,7 @@ def refusal(needs: Needs, hardware: Hardware) -> WhisperdError:
         ("windows_nvidia", {"cuda12", "cuda11", "avx"}),
     ],
 )
-def test_what_each_computer_can_use(name: str, usable: set[str]) -> None:
+def test_usable_kinds_on_each_computer(name: str, usable: set[str]) -> None:
     hardware = computer(name)
     assert {kind for kind, needs in ALL.items() if why_not(needs, hardware) is None} == usable
 
@@ -82,7 +82,7 @@ def test_a_variant_without_needs_is_usable_everywhere(name: str) -> None:
         ("mac_rosetta", BLAS, "neither was found", "brew install openblas"),
     ],
 )
-def test_the_one_reason(name: str, needs: Needs, message: str, fix: str) -> None:
+def test_the_reason_and_its_fix(name: str, needs: Needs, message: str, fix: str) -> None:
     problem = refusal(needs, computer(name))
     assert problem.code == "variant.not_usable"
     assert message in problem.message and fix in problem.fix
@@ -94,18 +94,18 @@ def test_the_one_reason(name: str, needs: Needs, message: str, fix: str) -> None
         ("intel_desktop", CUDA12, "cuda.not_available"),
         ("nvidia_broken", CUDA12, "cuda.not_available"),
         ("nvidia_old_driver", CUDA12, "cuda.driver_too_old"),
-        ("raspberry_pi", CUDA12, "variant.not_usable"),  # its platform is harder to change than a driver
+        ("raspberry_pi", CUDA12, "variant.not_usable"),  # the platform is harder to change than a driver
     ],
 )
-def test_reasons_of_gpus(name: str, needs: Needs, code: str) -> None:
+def test_the_gpus_reason_is_passed_on(name: str, needs: Needs, code: str) -> None:
     assert refusal(needs, computer(name)).code == code
 
 
-def test_the_reason_names_what_is_missing() -> None:
+def test_the_reasons_data_name_what_is_missing() -> None:
     assert refusal(AVX, computer("old_no_avx")).data == {"missing": "cpu", "features": ["avx", "avx2"]}
 
 
-def test_a_system_that_nobody_knows_gets_no_command() -> None:
+def test_an_unknown_distribution_gets_no_command() -> None:
     import msgspec
 
     hardware = computer("old_no_avx")
@@ -115,10 +115,10 @@ def test_a_system_that_nobody_knows_gets_no_command() -> None:
     assert problem.fix == "Install a C++ compiler."
 
 
-def test_of_a_computer_of_which_nothing_is_known() -> None:
+def test_a_computer_of_which_nothing_is_known() -> None:
     nothing = Hardware(unknown={"blas": "Looking at it takes more than 15 seconds."})
     every = Needs(platforms=("linux-x86_64",), cpu_features=tuple(CPU_FEATURES))
-    assert why_not(every, nothing) is None  # nearly all computers have what is asked for
+    assert why_not(every, nothing) is None  # nearly all computers have these
     assert refusal(Needs(cuda=(12, 0)), nothing).code == "cuda.not_available"
     assert refusal(Needs(compiler=True), nothing).data == {"missing": "tools"}
     assert "Looking at it takes more than 15 seconds." in refusal(Needs(blas=True), nothing).message
