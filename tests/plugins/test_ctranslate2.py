@@ -1,4 +1,4 @@
-"""Real speech through the real engine: the words, the languages, and the silence."""
+"""Real speech through the real engine: words, languages and silence."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MAX_ERROR_PERCENT = 4.0
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A client of a daemon that keeps its models for all tests here."""
+    """A client of a daemon that keeps its models loaded for all tests in this module."""
     daemon = RunningDaemon(tmp_path_factory.mktemp("daemon"), toy=False).start()
     with daemon.connect() as client:
         yield client
@@ -70,13 +70,13 @@ print(library.models.Whisper.call_args.kwargs["inter_threads"])
 """
 
 
-def test_each_gpu_has_its_part_of_the_replicas(client: Client) -> None:
+def test_replicas_are_divided_among_the_gpus(client: Client) -> None:
     bundle = client.natives.install("ctranslate2-cpu")["path"]
     assert run_python(LOAD_ON_TWO_GPUS, bundle, env=dict(os.environ)).split() == ["1"]
 
 
-def test_a_worker_imports_what_it_needs(client: Client) -> None:
-    """Each model that is loaded waits for it."""
+def test_a_worker_imports_only_what_it_needs(client: Client) -> None:
+    """Loading a model waits for these imports."""
     bundle = client.natives.install("ctranslate2-cpu")["path"]
     modules = run_python(IMPORT_ENGINE, bundle, env=dict(os.environ)).split()
     assert "faster_whisper.tokenizer" in modules
@@ -93,20 +93,20 @@ def test_the_kennedy_sentence(client: Client) -> None:
     assert times == sorted(times) and times[0] >= 0 and times[-1] <= 11.05
 
 
-def test_german_is_heard_as_german(client: Client) -> None:
+def test_german_is_detected(client: Client) -> None:
     transcript = client.transcribe(AUDIO / "sentence_de.wav", model="base")
     assert transcript.language == "de"
     assert likeness(transcript.text, recordings()["sentence_de.wav"]["text"]) > 0.5
 
 
-def test_german_becomes_english_where_that_is_the_task(client: Client) -> None:
+def test_german_is_translated_to_english_on_request(client: Client) -> None:
     transcript = client.transcribe(AUDIO / "sentence_de.wav", model="base", task="translate")
     assert transcript.language == "de"
     assert {"the", "was"} & set(words(transcript.text))
     assert not {"der", "wurde"} & set(words(transcript.text))
 
 
-def test_two_languages_at_once_do_not_mix(client: Client) -> None:
+def test_concurrent_languages_do_not_mix(client: Client) -> None:
     references = recordings()
     files = ["sentence_de.wav", "sentence_en.wav"] * 3
     client.transcribe(AUDIO / files[0], model="base")
@@ -122,9 +122,9 @@ def test_the_same_sound_gives_the_same_text(client: Client) -> None:
     assert len(texts) == 1
 
 
-def test_a_window_has_the_same_text_and_times_whatever_else_is_computed(client: Client) -> None:
+def test_a_windows_result_does_not_depend_on_its_batch(client: Client) -> None:
     samples = b"".join(_samples(f"austen-{number}.wav") for number in ("0870", "0880", "0890", "0870"))
-    # The last two are filled up with silence, each from another context.
+    # The last two are padded with silence, each to another context length.
     seconds = ((0.0, 6.3), (6.0, 13.1), (9.0, 15.8), (11.0, 16.6), (2.0, 8.9), (0.0, 17.0), (2.0, 16.9))
     windows = [
         EngineWindow(pcm=samples[2 * round(start * SAMPLE_RATE) : 2 * round(end * SAMPLE_RATE)])
@@ -145,7 +145,7 @@ def test_a_window_has_the_same_text_and_times_whatever_else_is_computed(client: 
     assert all(result.segments for result in together)
 
 
-def test_a_text_is_searched_with_beams_where_the_model_is_not_sure_of_the_greedy_one(client: Client) -> None:
+def test_beam_search_is_used_where_the_greedy_text_is_uncertain(client: Client) -> None:
     clear = _samples("austen-0870.wav")[: 2 * 6 * SAMPLE_RATE]
     two_speak = _mixed("austen-0870.wav", "austen-0890.wav")[: 2 * 6 * SAMPLE_RATE]
     windows = (EngineWindow(pcm=clear), EngineWindow(pcm=two_speak))
@@ -168,7 +168,7 @@ def test_a_text_is_searched_with_beams_where_the_model_is_not_sure_of_the_greedy
     assert with_beams[1] != greedily[1]
 
 
-TELLING = """
+RECORDING = """
 import json, sys
 from pathlib import Path
 from whisperd.isolation import enter_bundle
@@ -181,7 +181,7 @@ windows = [EngineWindow(pcm=Path(sound).read_bytes(), group=group) for group in 
 options = DecodeOptions(language="en", temperatures=(0.0,))
 
 class Model:
-    # It tells what it decodes.
+    # It records its decoder calls.
     def __init__(self, model):
         self.model, self.decoded = model, []
     def __getattr__(self, name):
@@ -200,7 +200,7 @@ engine._model = model = Model(engine._model)
 
 GIVING_UP = """
 def until_decoded(unwanted):
-    # They are wanted until they were decoded greedily.
+    # All windows are wanted until they were decoded greedily.
     return lambda window: not model.decoded or window.group not in unwanted
 
 print(json.dumps([decoded(options, until_decoded(unwanted)) for unwanted in ((), (0,), (0, 1))]))
@@ -223,7 +223,7 @@ print(json.dumps([commands("So"), commands("<|endoftext|>So<|startoftranscript|>
 
 ENDLESS = """
 class EndlessModel(Model):
-    # It never thinks that all was said.
+    # It never ends a text.
     def generate(self, encoded, prompts, *, suppress_tokens, **options):
         ends = engine._tokenizer("en", "transcribe").eot
         return self.model.generate(encoded, prompts, suppress_tokens=[*suppress_tokens, ends], **options)
@@ -243,7 +243,7 @@ print(json.dumps(room))
 
 DOUBTED = """
 class DoubtfulModel(Model):
-    # It thinks at first that not all was said.
+    # It does not end its first text.
     def generate(self, encoded, prompts, *, suppress_tokens, **options):
         ends = [] if self.decoded else [engine._tokenizer("en", "transcribe").eot]
         return super().generate(encoded, prompts, suppress_tokens=[*suppress_tokens, *ends], **options)
@@ -261,30 +261,30 @@ print(json.dumps(model.decoded))
 @pytest.mark.parametrize(
     ("seconds", "room"), [(6, [token_limit(6), token_limit(6)]), (28, [440, 220])], ids=["short", "long"]
 )
-def test_a_text_has_all_its_room_and_is_doubted_when_that_is_used_up(
+def test_a_text_may_fill_all_its_room_but_is_then_doubted(
     client: Client, tmp_path: Path, seconds: int, room: list[int]
 ) -> None:
-    """Without a prompt, and with one that takes half of what the decoder can hold."""
+    """Without a prompt, and with one that takes up half of the decoder's context."""
     model, bundle = model_and_bundle(client)
     sound = tmp_path / "sound"
     size = 2 * seconds * SAMPLE_RATE
     sound.write_bytes(_samples("austen-0870.wav")[:size].ljust(size, b"\0"))
-    found = json.loads(run_python(TELLING + ENDLESS, str(bundle), model, str(sound), env=os.environ))
+    found = json.loads(run_python(RECORDING + ENDLESS, str(bundle), model, str(sound), env=os.environ))
     assert all(tokens >= least for tokens, least in zip(found, room, strict=True)), found
 
 
-def test_a_text_in_doubt_is_not_given_times(client: Client, tmp_path: Path) -> None:
+def test_a_doubted_text_gets_no_word_times(client: Client, tmp_path: Path) -> None:
     model, bundle = model_and_bundle(client)
     sound = tmp_path / "sound"
     sound.write_bytes(_samples("austen-0870.wav")[: 2 * 6 * SAMPLE_RATE])
-    told = run_python(TELLING + DOUBTED, str(bundle), model, str(sound), env=os.environ)
+    told = run_python(RECORDING + DOUBTED, str(bundle), model, str(sound), env=os.environ)
     assert json.loads(told) == [[1, 1], [1, 1], "aligned"]
 
 
-def test_a_prompt_holds_no_commands_to_the_decoder(client: Client, tmp_path: Path) -> None:
+def test_a_prompt_cannot_contain_decoder_commands(client: Client, tmp_path: Path) -> None:
     model, bundle = model_and_bundle(client)
     (tmp_path / "no sound").touch()
-    told = run_python(TELLING + COMMANDS, str(bundle), model, str(tmp_path / "no sound"), env=os.environ)
+    told = run_python(RECORDING + COMMANDS, str(bundle), model, str(tmp_path / "no sound"), env=os.environ)
     usual, hostile = json.loads(told)
     assert usual == hostile
 
@@ -293,15 +293,15 @@ def test_only_english_is_decoded_greedily_first(client: Client, tmp_path: Path) 
     model, bundle = model_and_bundle(client, "base")
     sound = tmp_path / "sound"
     sound.write_bytes(_samples("austen-0870.wav")[: 2 * 6 * SAMPLE_RATE])
-    told = run_python(TELLING + OF_LANGUAGES, str(bundle), model, str(sound), env=os.environ)
+    told = run_python(RECORDING + OF_LANGUAGES, str(bundle), model, str(sound), env=os.environ)
     assert json.loads(told) == [[[2, 1]], [[2, 5]], [[2, 1], [1, 5]]]
 
 
-def test_no_beams_are_begun_for_what_nobody_wants_any_more(client: Client, tmp_path: Path) -> None:
+def test_unwanted_windows_get_no_beam_search(client: Client, tmp_path: Path) -> None:
     model, bundle = model_and_bundle(client)
     sound = tmp_path / "sound"
     sound.write_bytes(_mixed("austen-0870.wav", "austen-0890.wav")[: 2 * 6 * SAMPLE_RATE])
-    decoded = json.loads(run_python(TELLING + GIVING_UP, str(bundle), model, str(sound), env=os.environ))
+    decoded = json.loads(run_python(RECORDING + GIVING_UP, str(bundle), model, str(sound), env=os.environ))
     assert decoded == [[[2, 1], [2, 5]], [[2, 1], [1, 5]], [[2, 1]]]
 
 
@@ -309,7 +309,7 @@ Result = TypeVar("Result")
 
 
 def in_worker(client: Client, compute: Callable[[Worker], Awaitable[Result]]) -> Result:
-    """What is computed with the engine itself, without a daemon."""
+    """Run a function on a worker of the engine, without a daemon."""
     model, bundle = model_and_bundle(client)
     params = LoadParams(model_path=model, cpu_threads=1)
 
@@ -321,12 +321,12 @@ def in_worker(client: Client, compute: Callable[[Worker], Awaitable[Result]]) ->
 
 
 def model_and_bundle(client: Client, name: str = "tiny.en") -> tuple[str, Path]:
-    """Where a model and the library are."""
+    """Return the paths of a model and of the native bundle."""
     return client.models.pull(name)["path"], Path(client.natives.install("ctranslate2-cpu")["path"])
 
 
 def _mixed(*names: str) -> bytes:
-    """What is heard where all speak at once, as long as the shortest."""
+    """Return the recordings mixed together, cut to the shortest."""
     each = [array("h", _samples(name)) for name in names]
     return array("h", [sum(at_once) // len(each) for at_once in zip(*each, strict=False)]).tobytes()
 
@@ -338,7 +338,7 @@ def _samples(name: str) -> bytes:
 
 
 @pytest.mark.parametrize("model", ["tiny.en", "base"])
-def test_nobody_speaks(client: Client, model: str) -> None:
+def test_silence_has_no_text(client: Client, model: str) -> None:
     transcript = client.transcribe(AUDIO / "no_speech.wav", model=model)
     assert (transcript.text, transcript.segments, transcript.language) == (
         "",
@@ -348,19 +348,19 @@ def test_nobody_speaks(client: Client, model: str) -> None:
 
 
 @with_a_name_spelled
-def test_a_prompt_may_say_how_a_name_is_spelled(client: Client, options: Any) -> None:
+def test_a_prompt_sets_the_spelling_of_a_name(client: Client, options: Any) -> None:
     spelled = client.transcribe(AUDIO / "austen-0870.wav", model="base", **options)
     assert "Dashwoode" in spelled.text
 
 
 @with_non_english_requests
-def test_an_english_model_says_what_it_cannot_do(client: Client, options: Any, code: str) -> None:
+def test_unsupported_options_of_an_english_model_are_refused(client: Client, options: Any, code: str) -> None:
     with pytest.raises(WhisperdError) as raised:
         client.transcribe(AUDIO / "jfk.flac", model="tiny.en", **options)
     assert raised.value.code == code
 
 
-def test_few_words_are_wrong(client: Client) -> None:
+def test_the_word_error_rate_is_low(client: Client) -> None:
     english = [one for one in recordings().values() if one["language"] == "en"]
     jobs = [client.submit(AUDIO / one["file"], model="base", language="en") for one in english]
     texts = [client.jobs.wait(job)["text"] for job in jobs]
@@ -369,7 +369,7 @@ def test_few_words_are_wrong(client: Client) -> None:
 
 
 def error_percent(references: list[str], texts: list[str]) -> float:
-    """Word error rate after Whisper's English normalizer."""
+    """Return the word error rate after Whisper's English normalizer."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import jiwer
@@ -393,13 +393,13 @@ def test_a_damaged_model_is_never_loaded(client: Client, tmp_path: Path) -> None
 
 
 @pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this computer may have a GPU")
-def test_a_gpu_that_is_not_there(client: Client) -> None:
+def test_a_missing_gpu_is_reported(client: Client) -> None:
     model, bundle = model_and_bundle(client)
     params = LoadParams(model_path=model, device="cuda")
 
     async def load() -> None:
         async with open_worker(bundle, "whisperd_ctranslate2.engine:load", params):
-            pytest.fail("it computes on nothing")
+            pytest.fail("the model was loaded without a GPU")
 
     with pytest.raises(WhisperdError) as raised:
         anyio.run(load)

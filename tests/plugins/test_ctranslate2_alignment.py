@@ -1,4 +1,4 @@
-"""Alignment heads that a model's config.json names, against those that its weights have."""
+"""Alignment heads in a model's config.json, checked against its weights."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ SIZE = DecoderSize(layers=4, heads=6)
 
 
 @pytest.mark.parametrize("alias", [False, True])
-def test_the_weights_tell_their_layers_and_heads(tmp_path: Path, alias: bool) -> None:
+def test_layers_and_heads_are_read_from_the_weights(tmp_path: Path, alias: bool) -> None:
     path = tmp_path / "model.bin"
     path.write_bytes(weights(alias=alias))
     assert decoder_size(path) == SIZE
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff" * 100, weights()[:-60], weights(heads=None)])
-def test_weights_that_do_not_tell_them(tmp_path: Path, data: bytes) -> None:
+def test_unreadable_weights_have_no_size(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "model.bin"
     path.write_bytes(data)
     assert decoder_size(path) is None
@@ -36,13 +36,13 @@ def test_weights_that_do_not_tell_them(tmp_path: Path, data: bytes) -> None:
     "layers", [[0, 1, 2, 3, 9], [0, 1, 2, 3, "9" * 5000], [0, 1, 2, 3, "٤"], [0, 1, 2, 3, "04"]]
 )
 def test_layers_are_counted_as_the_library_does(tmp_path: Path, layers: list[object]) -> None:
-    """Up to the first that is missing: heads of a later one would be memory that is not the model's."""
+    """Up to the first missing one: heads of a later layer would read memory outside the model."""
     path = tmp_path / "model.bin"
     path.write_bytes(weights(layers=layers))
     assert decoder_size(path) == SIZE
 
 
-def test_a_name_that_comes_twice_tells_nothing(tmp_path: Path) -> None:
+def test_duplicate_names_make_weights_unreadable(tmp_path: Path) -> None:
     path = tmp_path / "model.bin"
     path.write_bytes(weights(layers=[0, 1, 1]))
     assert decoder_size(path) is None
@@ -54,7 +54,7 @@ def test_a_name_that_comes_twice_tells_nothing(tmp_path: Path) -> None:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=CHANGES, alias=st.booleans())
-def test_spoilt_weights_have_a_size_or_none(tmp_path: Path, changes: list[Change], alias: bool) -> None:
+def test_corrupted_weights_have_a_size_or_none(tmp_path: Path, changes: list[Change], alias: bool) -> None:
     data = spoil(weights(alias=alias), changes)
     path = tmp_path / "model.bin"
     path.write_bytes(data)
@@ -80,24 +80,24 @@ def test_spoilt_weights_have_a_size_or_none(tmp_path: Path, changes: list[Change
         (5, "list"),
     ],
 )
-def test_heads_have_to_be_there(heads: Any, said: str | None) -> None:
+def test_alignment_heads_must_exist(heads: Any, said: str | None) -> None:
     problem = heads_problem(heads, SIZE)
     assert problem is None if said is None else said in str(problem)
 
 
-def test_a_model_whose_heads_cannot_be_counted_has_none() -> None:
+def test_without_a_known_size_all_heads_are_refused() -> None:
     assert "model.bin" in str(heads_problem([[0, 0]], None))
 
 
 @pytest.mark.parametrize(("heads", "has_heads"), [([[1, 2]], True), ([], False)])
-def test_a_sound_folder_is_used_as_it_is(tmp_path: Path, heads: Any, has_heads: bool) -> None:
+def test_a_valid_folder_is_used_unchanged(tmp_path: Path, heads: Any, has_heads: bool) -> None:
     (tmp_path / "model.bin").write_bytes(weights())
     (tmp_path / "config.json").write_text(json.dumps({"alignment_heads": heads}))
     with with_valid_heads(tmp_path) as found:
         assert found == (tmp_path, has_heads, None)
 
 
-def test_wrong_heads_are_left_out_of_what_is_loaded(tmp_path: Path) -> None:
+def test_wrong_heads_are_omitted_from_the_loaded_folder(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_bytes(weights())
     (tmp_path / "config.json").write_text(json.dumps({"alignment_heads": [[9, 0]], "lang_ids": [1]}))
     with with_valid_heads(tmp_path) as (folder, has_heads, problem):

@@ -1,4 +1,4 @@
-"""The variants of CTranslate2: where each can be used, in which order, and how the processor ones behave."""
+"""The variants of CTranslate2: where each can be used, their order, and how those for processors behave."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def can_have(variant: Variant, platform: str, python: str) -> bool:
 
 @pytest.mark.parametrize("python", PYTHONS)
 @pytest.mark.parametrize("platform", PLATFORMS)
-def test_where_there_are_wheels(platform: str, python: str) -> None:
+def test_platforms_with_wheels(platform: str, python: str) -> None:
     can = {name for name, variant in VARIANTS.items() if can_have(variant, platform, python)}
     expected = {"ctranslate2-cpu", "ctranslate2-cpu-generic"}
     if platform in CUDA_PLATFORMS:
@@ -80,7 +80,7 @@ def test_where_there_are_wheels(platform: str, python: str) -> None:
         ("linux-aarch64", "3.13", "no build of ctranslate2 for linux-aarch64", "another variant"),
     ],
 )
-def test_why_cuda_11_cannot_be_had(platform: str, python: str, message: str, fix: str) -> None:
+def test_why_cuda_11_is_unavailable(platform: str, python: str, message: str, fix: str) -> None:
     lock = VARIANTS["ctranslate2-cuda11"].lock
     assert lock is not None
     with pytest.raises(WhisperdError) as raised:
@@ -89,7 +89,7 @@ def test_why_cuda_11_cannot_be_had(platform: str, python: str, message: str, fix
     assert fix in raised.value.fix
 
 
-def test_what_the_bundles_for_gpus_hold() -> None:
+def test_the_contents_of_the_gpu_bundles() -> None:
     def versions(name: str) -> dict[str, str]:
         lock = VARIANTS[name].lock
         assert lock is not None
@@ -97,7 +97,7 @@ def test_what_the_bundles_for_gpus_hold() -> None:
 
     cuda12, cuda11 = versions("ctranslate2-cuda12"), versions("ctranslate2-cuda11")
     assert cuda12["ctranslate2"].startswith("4.") and cuda12["nvidia-cublas-cu12"].startswith("12.")
-    assert not any("cudnn" in name for name in cuda12), "from 4.7 on it is not needed"
+    assert not any("cudnn" in name for name in cuda12), "CTranslate2 4.7 and later do not need it"
     assert cuda11["ctranslate2"] == "3.24.0"
     assert cuda11["nvidia-cublas-cu11"].startswith("11.") and cuda11["nvidia-cudnn-cu11"].startswith("8.")
 
@@ -114,7 +114,7 @@ def gpus(cuda: tuple[int, int]) -> Gpus:
 
 
 @pytest.mark.skipif(
-    sys.version_info[:2] != (3, 11) or sys.platform != "linux", reason="where CUDA 11 can be had"
+    sys.version_info[:2] != (3, 11) or sys.platform != "linux", reason="CUDA 11 is unavailable here"
 )
 @pytest.mark.parametrize(
     ("found", "usable"),
@@ -125,7 +125,7 @@ def gpus(cuda: tuple[int, int]) -> Gpus:
         (Gpus(), []),
     ],
 )
-def test_which_a_driver_can_do(found: Gpus, usable: list[str]) -> None:
+def test_variants_that_a_driver_supports(found: Gpus, usable: list[str]) -> None:
     judged = judge([(BACKEND, variant) for variant in BACKEND.variants], _hardware(found))
     on_gpu = [one for one in judged if one.variant.device == "cuda"]
     assert [one.variant.name for one in on_gpu if one.problem is None] == usable
@@ -134,12 +134,12 @@ def test_which_a_driver_can_do(found: Gpus, usable: list[str]) -> None:
             assert one.problem.code in ("cuda.not_available", "cuda.driver_too_old")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="where CUDA can be had")
+@pytest.mark.skipif(sys.platform != "linux", reason="CUDA is unavailable here")
 @pytest.mark.parametrize(
     ("capability", "first"),
     [((8, 6), "float16"), ((7, 5), "float16"), ((6, 1), "int8_float32"), ((6, 0), "float32")],
 )
-def test_a_gpu_computes_in_what_it_can(capability: tuple[int, int], first: str) -> None:
+def test_a_gpus_preferred_compute_type(capability: tuple[int, int], first: str) -> None:
     found = Gpus((Gpu(0, "a GPU", 8 * 2**30, 7 * 2**30, capability),), "550.54", (12, 4))
 
     async def find_gpus() -> Gpus:
@@ -166,7 +166,7 @@ def _hardware(found: Gpus) -> Hardware:
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Where the model `tiny.en` lies."""
+    """The path of the model `tiny.en`."""
     daemon = RunningDaemon(tmp_path_factory.mktemp("daemon"), toy=False).start()
     try:
         with daemon.connect() as client:
@@ -175,8 +175,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
         daemon.close()
 
 
-def hear(bundle: Path, model: str, **environment: str) -> tuple[str, list[str], str]:
-    """The library of a worker, what it hears in two sentences, and what it writes to standard error."""
+def transcribe(bundle: Path, model: str, **environment: str) -> tuple[str, list[str], str]:
+    """Transcribe two sentences; return the worker's library, the texts, and its standard error."""
 
     async def run() -> tuple[str, list[str], str]:
         params = LoadParams(model_path=model, replicas=1, cpu_threads=2)
@@ -214,11 +214,11 @@ def check(texts: list[str]) -> None:
 
 
 @pytest.mark.real
-def test_the_generic_form_uses_no_newer_instructions(model: str) -> None:
+def test_the_generic_variant_uses_no_newer_instructions(model: str) -> None:
     cpu = Bundle.of(VARIANTS["ctranslate2-cpu"])
     assert cpu is not None
     generic = VARIANTS["ctranslate2-cpu-generic"].environment
-    _, texts, said = hear(install(cpu), model, CT2_VERBOSE="1", **generic)
+    _, texts, said = transcribe(install(cpu), model, CT2_VERBOSE="1", **generic)
     check(texts)
     assert "Selected ISA: GENERIC" in said
 
@@ -226,16 +226,16 @@ def test_the_generic_form_uses_no_newer_instructions(model: str) -> None:
 @pytest.mark.real
 @pytest.mark.skipif(
     sys.version_info[:2] != (3, 11) or sys.platform not in ("linux", "win32"),
-    reason="there is no CTranslate2 3.24 for this Python and system",
+    reason="needs CTranslate2 3.24 for this Python and system",
 )
 def test_the_engine_works_with_the_last_version_for_cuda_11(model: str) -> None:
-    """On the processor: it is the same code but for the GPU, and its libraries are large."""
+    """On the processor: only the GPU code differs, and the GPU libraries are large."""
     text = VARIANTS["ctranslate2-cuda11"].lock
     assert text is not None
     lock = parse_lock(text)
     kept = tuple(each for each in lock.distributions if not each.name.startswith("nvidia-"))
     smaller = msgspec.structs.replace(lock, distributions=kept, ranges={})
-    library, texts, _ = hear(
+    library, texts, _ = transcribe(
         install(Bundle("ctranslate2-3-cpu", format_lock(smaller, "Without what a GPU needs."))), model
     )
     assert library == "ctranslate2 3.24.0"

@@ -1,4 +1,4 @@
-"""Weights that are stored as integers are those that the engine would make of them."""
+"""Weights stored as integers equal those that the engine computes when it loads."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def bundle(running: RunningDaemon) -> str:
         return str(client.natives.install("ctranslate2-cpu")["path"])
 
 
-def test_a_runtime_loads_them_and_computes_the_same(running: RunningDaemon, bundle: str) -> None:
+def test_a_runtime_loads_quantised_weights_and_computes_the_same(running: RunningDaemon, bundle: str) -> None:
     with running.connect() as client:
         client.runtimes.create("whole", "tiny.en", backend="ctranslate2", device="cpu", compute_type="int8")
         client.runtimes.load("whole")
@@ -70,18 +70,18 @@ def test_a_runtime_loads_them_and_computes_the_same(running: RunningDaemon, bund
 
 
 def same_files(folder: Path, other: Path) -> bool:
-    """Whether all but the weights is the same: there are converted models of other tests as well."""
+    """Whether all files but the weights are equal: other tests' conversions are in the store as well."""
     return all((folder / one.name).read_bytes() == one.read_bytes() for one in other.glob("*.[jt]*"))
 
 
 FLOATS = [1.0, -0.5, 0.25, 0.0, 0.0, 0.0]
-"""Of a matrix with two rows; the largest number of a row becomes 127."""
+"""A matrix with two rows; the largest number of a row becomes 127."""
 KINDS = {
     0: struct.pack("<6f", *FLOATS),
     4: struct.pack("<6e", *FLOATS),
     5: b"".join(struct.pack("<f", one)[2:] for one in FLOATS),
 }
-"""By CTranslate2's number of a type: floats of 32 and of 16 bits, and upper halves of the first."""
+"""By CTranslate2's type number: 32-bit floats, 16-bit floats, and bfloat16 (upper halves of the first)."""
 
 
 def model(folder: Path, *variables: bytes) -> Path:
@@ -94,7 +94,7 @@ def model(folder: Path, *variables: bytes) -> Path:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_all_kinds_of_floats_become_integers(tmp_path: Path, bundle: str, kind: int) -> None:
+def test_all_float_types_are_quantised(tmp_path: Path, bundle: str, kind: int) -> None:
     matrix = variable("a/weight", (2, 3), kind, KINDS[kind])
     kept = variable("conv1/weight", (2, 3), kind, KINDS[kind]), variable("a/bias", (6,), kind, KINDS[kind])
     source, target = model(tmp_path / "model", kept[0], matrix, kept[1]), tmp_path / "target"
@@ -109,17 +109,15 @@ def test_all_kinds_of_floats_become_integers(tmp_path: Path, bundle: str, kind: 
     assert found is not None and found.shape == (2, 3)
 
 
-def test_integers_stay_as_they_are(tmp_path: Path, bundle: str) -> None:
+def test_integers_are_unchanged(tmp_path: Path, bundle: str) -> None:
     source = model(tmp_path / "model", variable("a/weight", (2, 3), 1, bytes(6)))
     run_python(QUANTISE, bundle, str(source), str(tmp_path / "target"), env=dict(os.environ))
     assert (tmp_path / "target").read_bytes() == b""
 
 
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), 1e-40])
-def test_numbers_of_which_no_integers_can_be_made_are_refused(
-    tmp_path: Path, bundle: str, number: float
-) -> None:
-    """The model is loaded as it is then."""
+def test_numbers_that_cannot_be_quantised_are_refused(tmp_path: Path, bundle: str, number: float) -> None:
+    """The model is then loaded unconverted."""
     source = model(tmp_path / "model", variable("a/weight", (1, 2), 0, struct.pack("<2f", number, 0)))
     with pytest.raises(CalledProcessError) as caught:
         run_python(QUANTISE, bundle, str(source), str(tmp_path / "target"), env=dict(os.environ))

@@ -1,4 +1,4 @@
-"""What a file of whisper.cpp says of itself, and that nothing in it is believed."""
+"""The header of a whisper.cpp file, none of which is trusted."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HEADER_BYTES = 48
 FILTERS_BYTES = 8 + 4 * 80 * 201
 TOKENS_BYTES = 4 + 5 * TOKENS
 TENSORS = HEADER_BYTES + FILTERS_BYTES + TOKENS_BYTES
-"""Where the tensors begin."""
+"""The offset of the tensors."""
 
 whole_model = functools.cache(ggml_model)
 
@@ -40,7 +40,7 @@ def changed(data: bytes, place: int, new: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("kind", TYPES)
-def test_how_it_is_stored_is_told(kind: str) -> None:
+def test_the_precision_is_read(kind: str) -> None:
     facts = read(whole_model(kind))
     compute_type = {"f32": "float32", "f16": "float16"}.get(kind, "int8")
     assert (facts.format, facts.precision, facts.compute_type) == ("ggml", kind, compute_type)
@@ -50,22 +50,22 @@ def test_how_it_is_stored_is_told(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("vocabulary", "languages"), [(51_864, 1), (51_865, 99), (51_866, 100)])
-def test_languages_are_told_by_the_vocabulary(vocabulary: int, languages: int) -> None:
+def test_languages_follow_from_the_vocabulary(vocabulary: int, languages: int) -> None:
     assert read(ggml_model(vocabulary=vocabulary)).language_count == languages
 
 
-def test_newer_models_hear_more_bands() -> None:
+def test_models_with_128_mel_bands_are_accepted() -> None:
     assert read(ggml_model(bands=128)).precision == "q4_0"
 
 
-def test_less_memory_is_needed_the_less_precise_it_is_stored() -> None:
+def test_lower_precision_needs_less_memory() -> None:
     needs = [need_bytes(1e8, precision) for precision in ("q4_0", "q5_1", "q8_0", "f16", "f32")]
     assert needs == sorted(set(needs))
     assert needs[-1] - needs[0] == pytest.approx(1e8 * (4 - 18 / 32))
     assert need_bytes(1e8, "q8_0") == pytest.approx(need_bytes(1e8, "int8"), rel=0.01)
 
 
-def test_its_end_is_its_end() -> None:
+def test_a_file_must_end_exactly_after_its_tensors() -> None:
     whole = whole_model()
     assert "cut off" in refused(whole[:-1])
     assert "cut off" in refused(whole + b"\0")
@@ -75,14 +75,14 @@ def test_its_end_is_its_end() -> None:
     assert "an unexpected tensor" in refused(whole + bytes(12))
 
 
-def test_a_file_that_became_shorter_since_its_size_was_asked() -> None:
+def test_a_file_that_shrinks_while_it_is_read_is_refused() -> None:
     whole = whole_model()
     assert read(whole + b"what was written since", len(whole)).precision == "q4_0"
     with pytest.raises(NotAModel, match="cut off"):
         read_facts(io.BytesIO(whole[:TENSORS]), len(whole))
 
 
-def test_a_tensor_that_is_missing_is_named() -> None:
+def test_a_missing_tensor_is_named() -> None:
     last = tensor("encoder.ln_post.bias", (STATE,), "f32")
     assert refused(whole_model().removesuffix(last)) == (
         "1 of its tensors are missing, such as encoder.ln_post.bias"
@@ -112,22 +112,22 @@ def test_a_tensor_that_is_missing_is_named() -> None:
         (13, 2**31 - 1, "Mel filters"),
     ],
 )
-def test_a_header_has_to_be_that_of_whisper(field: int, value: int, said: str) -> None:
+def test_the_header_must_describe_a_whisper_model(field: int, value: int, said: str) -> None:
     assert said in refused(changed(whole_model(), 4 * field, struct.pack("<i", value)))
 
 
 @pytest.mark.parametrize(("count", "said"), [(0, "names 0"), (-1, "names -1"), (51_865, "names 51865")])
-def test_it_names_its_tokens(count: int, said: str) -> None:
+def test_the_number_of_tokens_must_fit_the_vocabulary(count: int, said: str) -> None:
     assert said in refused(changed(whole_model(), HEADER_BYTES + FILTERS_BYTES, struct.pack("<i", count)))
 
 
 @pytest.mark.parametrize("length", [2**31, 2**32 - 1, 5 << 20])
-def test_tokens_are_not_longer_than_there_is(length: int) -> None:
+def test_a_token_longer_than_the_file_is_refused(length: int) -> None:
     place = HEADER_BYTES + FILTERS_BYTES + 4
     assert "cut off" in refused(changed(whole_model(), place, struct.pack("<I", length)))
 
 
-def test_tokens_have_an_end() -> None:
+def test_the_total_length_of_tokens_is_limited() -> None:
     place = HEADER_BYTES + FILTERS_BYTES + 4
     long = changed(whole_model(), place, struct.pack("<I", 5 << 20)) + bytes(8 << 20)
     assert refused(long) == "its tokens have no end"
@@ -144,29 +144,29 @@ def test_tokens_have_an_end() -> None:
         (12, 2**32 - 1, "has the shape (-1, 448)"),
     ],
 )
-def test_a_tensor_is_what_the_header_says(offset: int, value: int, said: str) -> None:
+def test_tensors_must_match_the_header(offset: int, value: int, said: str) -> None:
     assert said in refused(changed(whole_model(), TENSORS + offset, struct.pack("<I", value)))
 
 
-def test_rows_have_to_be_whole_blocks() -> None:
+def test_rows_must_be_whole_blocks() -> None:
     data = changed(ggml_model("q4_0", state=32), 44, struct.pack("<i", 2012))
     place = data.index(b"decoder.token_embedding.weight") - 12
     assert "do not divide into blocks of q4_k" in refused(changed(data, place, struct.pack("<i", 12)))
 
 
 @given(st.binary(max_size=400), st.booleans())
-def test_anything_may_stand_in_a_file(data: bytes, is_begun: bool) -> None:
+def test_arbitrary_data_is_refused(data: bytes, is_begun: bool) -> None:
     assert refused(struct.pack("<I", 0x67676D6C) + data if is_begun else data)
 
 
 @given(st.integers(0, 2**40))
-def test_wherever_it_is_cut_off_it_is_no_model(place: int) -> None:
+def test_a_truncated_model_is_refused_at_any_length(place: int) -> None:
     whole = whole_model()
     assert refused(whole[: place % len(whole)])
 
 
 HEADS = [0, HEADER_BYTES, HEADER_BYTES + FILTERS_BYTES, TENSORS, len(ggml_model()) - 4 * STATE - 36]
-"""Where there is something else than numbers to compute with."""
+"""Offsets of everything but the weights."""
 
 
 @given(
@@ -176,7 +176,7 @@ HEADS = [0, HEADER_BYTES, HEADER_BYTES + FILTERS_BYTES, TENSORS, len(ggml_model(
         max_size=3,
     )
 )
-def test_a_spoilt_head_is_refused_or_harmless(changes: list[tuple[int, int, bytes]]) -> None:
+def test_a_corrupted_header_is_refused_or_harmless(changes: list[tuple[int, int, bytes]]) -> None:
     data = whole_model()
     for head, offset, new in changes:
         data = changed(data, head + offset, new)
@@ -198,5 +198,5 @@ def test_a_spoilt_head_is_refused_or_harmless(changes: list[tuple[int, int, byte
         ("ggml-large-v3.bin", "ggml-large-v3-encoder.mlmodelc"),
     ],
 )
-def test_a_model_has_one_encoder_for_coreml_in_whatever_precision_it_is(file: str, encoder: str) -> None:
+def test_the_coreml_encoder_does_not_depend_on_the_precision(file: str, encoder: str) -> None:
     assert coreml_encoder(Path("/models") / file) == Path("/models") / encoder

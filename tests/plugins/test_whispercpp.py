@@ -1,4 +1,4 @@
-"""Real speech through whisper.cpp: the words, the languages, and weights that are made of CTranslate2's."""
+"""Real speech through whisper.cpp: words, languages, and weights converted from CTranslate2's."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from whisperd_testing import AUDIO, KENNEDY, RunningDaemon, run_python
 pytestmark = pytest.mark.real
 
 BASE_FLOAT16_BYTES = 147_951_465
-"""What whisper.cpp's own converter makes of OpenAI's checkpoint."""
+"""The size of whisper.cpp's own conversion of OpenAI's checkpoint."""
 
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A client of a daemon that keeps its models for all tests here, all of them on whisper.cpp."""
+    """A client of a daemon that keeps its whisper.cpp models loaded for all tests in this module."""
     daemon = RunningDaemon(tmp_path_factory.mktemp("daemon"), toy=False).start()
     with daemon.connect() as client:
         for model, compute_type in (("tiny.en", "int8"), ("base", "int8"), ("base", "float16")):
@@ -46,7 +46,7 @@ def test_the_kennedy_sentence(client: Client) -> None:
     assert times == sorted(times) and times[0] >= 0 and times[-1] <= 11.05
 
 
-def test_weights_are_converted_to_the_very_size(client: Client) -> None:
+def test_converted_weights_have_the_size_of_the_original_conversion(client: Client) -> None:
     transcript = client.transcribe(AUDIO / "jfk.flac", runtime="base-float16")
     assert words(transcript.text) == words(KENNEDY)
     models = Path(client.models.path("base")["path"]).parents[1]
@@ -66,7 +66,7 @@ def test_a_damaged_model_is_not_converted(client: Client, tmp_path: Path) -> Non
     assert "damaged" in raised.value.message and raised.value.fix
 
 
-def test_two_languages_at_once_do_not_mix(client: Client) -> None:
+def test_concurrent_languages_do_not_mix(client: Client) -> None:
     references = recordings()
     files = ["sentence_de.wav", "sentence_en.wav"] * 2
     jobs = [client.submit(AUDIO / file, runtime="base-int8", priority="interactive") for file in files]
@@ -76,13 +76,13 @@ def test_two_languages_at_once_do_not_mix(client: Client) -> None:
         assert likeness(result["text"], references[file]["text"]) > 0.5, result["text"]
 
 
-def test_chinese_is_found(client: Client) -> None:
+def test_chinese_is_detected(client: Client) -> None:
     transcript = client.transcribe(AUDIO / "aishell-0121.wav", runtime="base-int8")
     assert transcript.language == "zh"
-    assert "\u5dde\u5e02" in transcript.text  # a city: the same in both ways to write Chinese
+    assert "\u5dde\u5e02" in transcript.text  # a city, written the same in both Chinese scripts
 
 
-def test_german_becomes_english_where_that_is_the_task(client: Client) -> None:
+def test_german_is_translated_to_english_on_request(client: Client) -> None:
     transcript = client.transcribe(AUDIO / "sentence_de.wav", runtime="base-int8", task="translate")
     assert transcript.language == "de"
     assert {"the", "was"} & set(words(transcript.text))
@@ -90,14 +90,14 @@ def test_german_becomes_english_where_that_is_the_task(client: Client) -> None:
 
 
 @with_a_name_spelled
-def test_a_prompt_may_say_how_a_name_is_spelled(client: Client, options: Any) -> None:
+def test_a_prompt_sets_the_spelling_of_a_name(client: Client, options: Any) -> None:
     spelled = client.transcribe(AUDIO / "austen-0870.wav", runtime="base-int8", language="en", **options)
     assert "Dashwoode" in spelled.text
 
 
 @pytest.fixture(scope="module")
 def loaded(client: Client) -> tuple[Path, LoadParams]:
-    """What a worker of `tiny.en` needs: the native bundle, and what it is told to load."""
+    """The bundle and load parameters for a worker of `tiny.en`."""
     client.transcribe(AUDIO / "jfk.flac", runtime="tiny.en-int8")
     variant = client.runtimes.show("tiny.en-int8")["variant"]
     model = Path(client.models.path("tiny.en")["path"])
@@ -107,12 +107,12 @@ def loaded(client: Client) -> tuple[Path, LoadParams]:
 
 
 def is_made_of(path: Path, model: Path) -> bool:
-    """Whether a file of whole numbers can be of a model by its size."""
+    """Whether a file of integer weights has the right size for a conversion of this model."""
     return 0.5 < path.stat().st_size / (model / "model.bin").stat().st_size < 0.6
 
 
 def samples(*files: str) -> bytes:
-    """The sound of files, one after the other."""
+    """Return the samples of files, one after the other."""
     parts = []
     for file in files:
         with wave.open(str(AUDIO / file)) as sound:
@@ -122,7 +122,7 @@ def samples(*files: str) -> bytes:
 
 
 def compute(loaded: tuple[Path, LoadParams], pcm: bytes, **options: Any) -> WindowResult:
-    """What a worker makes of one window."""
+    """Return a worker's result for one window."""
 
     async def run() -> WindowResult:
         bundle, params = loaded
@@ -133,7 +133,7 @@ def compute(loaded: tuple[Path, LoadParams], pcm: bytes, **options: Any) -> Wind
     return anyio.run(run)
 
 
-def test_sentences_have_their_times(loaded: tuple[Path, LoadParams]) -> None:
+def test_sentences_have_times(loaded: tuple[Path, LoadParams]) -> None:
     result = compute(loaded, samples("austen-0870.wav", "austen-0880.wav"))
     first, *others = result.segments
     assert words(first.text)[-2:] == ["for", "them"]
@@ -165,7 +165,7 @@ print(json.dumps(found))
 """
 
 
-def test_the_spectrogram_is_what_its_definition_says(tmp_path: Path, loaded: tuple[Path, LoadParams]) -> None:
+def test_the_spectrogram_matches_its_definition(tmp_path: Path, loaded: tuple[Path, LoadParams]) -> None:
     sound = tmp_path / "sound"
     sound.write_bytes(samples("austen-0880.wav"))
     found = json.loads(run_python(SPECTROGRAM, str(loaded[0]), str(sound), env=os.environ))
@@ -184,7 +184,7 @@ from whisperd_whispercpp import library
 from whisperd_whispercpp.engine import load
 
 class Library:
-    # It tells what it is asked about.
+    # It records the texts that it tokenizes.
     asked = []
     def __getattr__(self, name):
         return getattr(original, name)
@@ -200,8 +200,8 @@ print(json.dumps([b"".join(map(model.token_bytes, tokens)).decode() == text, max
 """
 
 
-def test_a_word_that_never_ends_does_not_keep_the_library_busy(loaded: tuple[Path, LoadParams]) -> None:
-    """It takes a time for it that grows with the cube of its length."""
+def test_a_very_long_word_does_not_block_the_library(loaded: tuple[Path, LoadParams]) -> None:
+    """The library's time grows with the cube of the word's length."""
     is_whole, longest = json.loads(
         run_python(LONG_WORD, str(loaded[0]), loaded[1].model_path, env=os.environ)
     )
@@ -233,25 +233,25 @@ print(json.dumps(told))
 """
 
 
-def test_a_window_that_nobody_wants_ends_in_its_midst_and_the_next_is_as_ever(
+def test_an_unwanted_window_is_aborted_and_the_next_is_unaffected(
     tmp_path: Path, loaded: tuple[Path, LoadParams]
 ) -> None:
     bundle, params = loaded
     sound = tmp_path / "sound"
     sound.write_bytes(samples("austen-0870.wav"))
     told = run_python(GIVING_UP, str(bundle), params.model_path, str(sound), env=os.environ)
-    # Before the window, after the encoder, after the first tokens; and once more, to know why it ended.
+    # Asked before the window, after the encoder, after the first tokens; and once more for why it ended.
     assert json.loads(told) == [[1, True, True], *([asked, True, True] for asked in (3, 4, 7))]
 
 
 @with_non_english_requests
-def test_an_english_model_says_what_it_cannot_do(client: Client, options: Any, code: str) -> None:
+def test_unsupported_options_of_an_english_model_are_refused(client: Client, options: Any, code: str) -> None:
     with pytest.raises(WhisperdError) as raised:
         client.transcribe(AUDIO / "jfk.flac", runtime="tiny.en-int8", **options)
     assert raised.value.code == code
 
 
-def test_what_is_computed_at_once_is_what_is_computed_alone(client: Client) -> None:
+def test_concurrent_jobs_have_the_same_texts_as_single_ones(client: Client) -> None:
     files = [f"austen-08{number}0.wav" for number in (7, 8, 9)]
     alone = [client.transcribe(AUDIO / file, runtime="tiny.en-int8", temperature=0.0).text for file in files]
     jobs = [client.submit(AUDIO / file, runtime="tiny.en-int8", temperature=0.0) for file in files * 2]

@@ -1,4 +1,4 @@
-"""Which attention heads whisper.cpp is told of, by the sizes of a model."""
+"""The alignment heads passed to whisper.cpp, by a model's dimensions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from whisperd_whispercpp.ggml_file import Header
         (4, 12, 51864, "distil-small.en", AlignmentHeads(1, 2, 24)),
     ],
 )
-def test_a_model_is_known_by_its_dimensions(
+def test_a_model_is_identified_by_its_dimensions(
     layers: int, heads: int, vocabulary: int, name: str | None, expected: AlignmentHeads
 ) -> None:
     state = 64 * heads

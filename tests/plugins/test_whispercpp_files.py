@@ -1,4 +1,4 @@
-"""Real speech through model files of one's own, as whisper.cpp's users have them."""
+"""Real speech through users' own whisper.cpp model files."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from whisperd_testing import AUDIO, KENNEDY, RunningDaemon
 pytestmark = pytest.mark.real
 
 TINY_FLOAT16_BYTES = 77_704_698
-"""What a converted `tiny.en` has, and no other model."""
+"""The size of a converted `tiny.en`, and of no other model."""
 SPEECH = AUDIO / "jfk.flac"
 
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`tiny.en` in whisper.cpp's format, in a folder of the user's."""
+    """`tiny.en` in whisper.cpp's format, in a user's folder."""
     daemon = RunningDaemon(tmp_path_factory.mktemp("store"), toy=False).start()
     try:
         with daemon.connect() as client:
@@ -38,7 +38,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
-    """A daemon with an empty store, whose settings ask for another compute type than the file has."""
+    """A daemon with an empty store, whose settings request another compute type than the file's."""
     folder = tmp_path_factory.mktemp("daemon")
     offline = {"WHISPERD_MODELS_DIR": str(folder / "models"), "WHISPERD_OFFLINE": "1"}
     daemon = RunningDaemon(folder, toy=False, env=offline)
@@ -54,7 +54,7 @@ def client(running: RunningDaemon) -> Iterator[Client]:
         yield client
 
 
-def test_a_file_is_named_in_place_of_a_model(running: RunningDaemon, client: Client, file: Path) -> None:
+def test_a_file_can_be_given_as_the_model(running: RunningDaemon, client: Client, file: Path) -> None:
     done = running.ctl("transcribe", "--model", str(file), str(SPEECH), "--timestamps", "word", "--json")
     assert done.status == 0, done
     assert words(done.json["text"]) == words(KENNEDY)
@@ -65,7 +65,7 @@ def test_a_file_is_named_in_place_of_a_model(running: RunningDaemon, client: Cli
     assert runtime["loaded"]["compute_type"] == "float16"
 
 
-def test_a_runtime_of_a_file_knows_its_languages(client: Client, file: Path) -> None:
+def test_a_runtime_of_a_file_knows_its_languages_and_precision(client: Client, file: Path) -> None:
     client.runtimes.create("mine", file)
     with pytest.raises(WhisperdError) as raised:
         client.transcribe(SPEECH, runtime="mine", language="de")
@@ -75,7 +75,7 @@ def test_a_runtime_of_a_file_knows_its_languages(client: Client, file: Path) -> 
     assert (raised.value.code, raised.value.data["field"]) == ("runtime.invalid", "compute_type")
 
 
-def test_an_imported_file_is_a_model_like_others(client: Client, file: Path) -> None:
+def test_an_imported_file_is_an_ordinary_model(client: Client, file: Path) -> None:
     client.models.import_(file, "own")
     copy = Path(client.models.path("own")["path"])
     assert copy.stat().st_size == TINY_FLOAT16_BYTES
@@ -88,7 +88,7 @@ def test_an_imported_file_is_a_model_like_others(client: Client, file: Path) -> 
     assert not copy.exists()
 
 
-def test_a_file_that_was_cut_off_is_refused_before_anything_is_loaded(client: Client, file: Path) -> None:
+def test_a_truncated_file_is_refused_before_loading(client: Client, file: Path) -> None:
     short = file.with_name("short.bin")
     short.write_bytes(file.read_bytes()[:1_000_000])
     with pytest.raises(WhisperdError) as raised:

@@ -1,4 +1,4 @@
-"""What the whisper.cpp backend announces, and what it estimates: nothing here needs its library."""
+"""The whisper.cpp backend's declarations and estimates, which do not need its library."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ PEAKS = [
 """Measured (docs/benchmarks.md): million parameters, compute type, replicas, megabytes."""
 
 
-def test_what_is_announced_is_what_whisperd_asks_for() -> None:
+def test_the_declarations_are_valid() -> None:
     assert list(faults(whisperd_backend(), "whispercpp")) == []
 
 
-def test_the_best_comes_first_and_nothing_is_built_without_a_compiler() -> None:
+def test_variants_are_ordered_and_only_built_ones_need_a_compiler() -> None:
     variants = {variant.name: variant for variant in whisperd_backend().variants}
     names = [f"whispercpp-{kind}" for kind in ("coreml", "metal", "blas", "avx", "generic")]
     assert sorted(variants, key=lambda name: -variants[name].priority) == names
@@ -40,20 +40,20 @@ def test_the_best_comes_first_and_nothing_is_built_without_a_compiler() -> None:
         ({"MKLROOT": "/opt/mkl", "OPENBLAS_PATH": "/opt/openblas"}, "OpenBLAS"),
     ],
 )
-def test_the_blas_that_a_user_names_is_built_with(
+def test_the_users_blas_is_used_for_the_build(
     environment: dict[str, str], vendor: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("sys.platform", "linux")
     assert _blas_build(environment)["GGML_BLAS_VENDOR"] == vendor
 
 
-def test_a_mac_has_a_blas_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mac_uses_its_own_blas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "darwin")
     assert "GGML_BLAS_VENDOR" not in _blas_build({})
 
 
 @pytest.mark.parametrize(("millions", "compute_type", "replicas", "peak_mb"), PEAKS)
-def test_the_estimate_is_near_what_was_measured(
+def test_the_estimate_is_close_to_the_measurements(
     millions: float, compute_type: str, replicas: int, peak_mb: int
 ) -> None:
     estimate = need_bytes(millions * 1e6, compute_type, batch_size=8, replicas=replicas)

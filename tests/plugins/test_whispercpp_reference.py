@@ -1,4 +1,4 @@
-"""The text of whisper.cpp's own program, and ours: the same, for two models in both precisions."""
+"""Our text equals that of whisper.cpp's own program, for two models in both precisions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [
 
 WAV_HEADER_BYTES = 44
 OF_SOURCE = {"float16": (0.9, 1.1), "int8": (0.5, 0.7)}
-"""How large a converted model is, of the size of its source."""
+"""The size of a converted model as a fraction of its source's."""
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def sounds(client: Client, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    """Every English recording, plain."""
+    """Every English recording as a plain WAV file."""
     client.natives.install("media")
     files = [AUDIO / one["file"] for one in recordings().values() if one["language"] == "en"]
     return plain_wavs(files, tmp_path_factory.mktemp("sounds"), Path(client.natives.path("media")["path"]))
@@ -44,7 +44,7 @@ def sounds(client: Client, tmp_path_factory: pytest.TempPathFactory) -> list[Pat
 
 @pytest.mark.parametrize("compute_type", ["float16", "int8"])
 @pytest.mark.parametrize("model", ["tiny.en", "base"])
-def test_the_text_is_that_of_whisper_cli(
+def test_the_text_equals_that_of_whisper_cli(
     client: Client, sounds: list[Path], model: str, compute_type: str
 ) -> None:
     name = f"{model}-{compute_type}"
@@ -58,7 +58,7 @@ def test_the_text_is_that_of_whisper_cli(
 
 
 def converted(model: Path, compute_type: str) -> Path:
-    """The file that was made of a model."""
+    """Return the conversion of a model."""
     smallest, largest = (factor * (model / "model.bin").stat().st_size for factor in OF_SOURCE[compute_type])
     files = model.parents[1].glob(f"converted/*/{compute_type}.ggml?")
     (file,) = {file for file in files if smallest < file.stat().st_size < largest}

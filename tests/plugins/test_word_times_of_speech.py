@@ -1,4 +1,4 @@
-"""When words are said, in real speech: against the pauses, and one backend against the other."""
+"""Word times in real speech: compared with the pauses, and between the backends."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ pytestmark = pytest.mark.real
 
 BACKENDS = ("ctranslate2", "whispercpp")
 KENNEDY_PAUSES = ((2.2, 3.2), (4.4, 5.3), (7.7, 8.1))
-"""Where nothing is said in the recording, as its loudness shows."""
+"""Silent intervals of the recording, judged by its loudness."""
 
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
-    """One for all tests here."""
+    """One daemon for all tests in this module."""
     daemon = RunningDaemon(tmp_path_factory.mktemp("daemon"), toy=False).start()
     yield daemon
     daemon.close()
@@ -34,7 +34,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
 
 @pytest.fixture(scope="module")
 def client(daemon: RunningDaemon) -> Iterator[Client]:
-    """A client, and a runtime of each backend."""
+    """A client of a daemon with a runtime of each backend."""
     with daemon.connect() as client:
         for backend in BACKENDS:
             client.runtimes.create(backend, "tiny.en", backend=backend)
@@ -55,7 +55,7 @@ def words(transcript: Transcript) -> list[Word]:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_nothing_is_said_in_a_pause(client: Client, backend: str) -> None:
+def test_no_word_lies_in_a_pause(client: Client, backend: str) -> None:
     transcript = client.transcribe(AUDIO / "jfk.flac", runtime=backend, timestamps="word")
     found = words(transcript)
     assert " ".join(word.text for word in found) == transcript.text
@@ -65,7 +65,7 @@ def test_nothing_is_said_in_a_pause(client: Client, backend: str) -> None:
             assert word.end <= begin_s + 0.2 or word.start >= end_s - 0.2, (word, begin_s)
 
 
-def test_the_backends_agree(client: Client) -> None:
+def test_the_backends_agree_on_word_times(client: Client) -> None:
     ours, theirs = (
         words(client.transcribe(AUDIO / "jfk.flac", runtime=backend, timestamps="word"))
         for backend in BACKENDS
@@ -77,7 +77,7 @@ def test_the_backends_agree(client: Client) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_every_option_at_once(client: Client, backend: str, tmp_path: Path) -> None:
-    """Parts, channels, no voice detection and words: the times are those of the file."""
+    """Parts, channels, no voice detection and words: the times refer to the whole file."""
     speech = samples()[1]
     path = tmp_path / "stereo.wav"
     lead_s = 3.0
@@ -105,7 +105,7 @@ def test_every_option_at_once(client: Client, backend: str, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("heads", [None, [[0, 0], [9, 0]]])
-def test_a_model_without_alignment_heads_of_its_own(
+def test_a_model_without_valid_alignment_heads(
     daemon: RunningDaemon, client: Client, tmp_path: Path, heads: list[list[int]] | None
 ) -> None:
     whole, mute = Path(client.models.path("tiny.en")["path"]), tmp_path / "mute"
@@ -125,7 +125,7 @@ def test_a_model_without_alignment_heads_of_its_own(
         f"runtime {name}: word times are not available, because the alignment heads in config.json are wrong"
     )
     assert (said in daemon.log()) == (heads is not None)
-    # Two sentences in one window: their times are found by such heads where there are any.
+    # Two sentences in one window: without alignment heads, they cannot be timed separately.
     first, second = samples()[:2]
     two = write_wav(tmp_path / "two.wav", first.pcm + bytes(16_000) + second.pcm)
     (segment,) = client.transcribe(two, runtime=name, vad=False).segments
