@@ -1,4 +1,4 @@
-"""Parrots that do one thing wrong each, for the check that finds it out."""
+"""Parrots that each have a single fault, for the check that must find it."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class DropsTheWholeBatch(Parrot):
         patience_s = 5.0 if len({window.group for window in windows}) > 1 else 0.0
         until_s = time.monotonic() + patience_s
         while all(map(is_wanted, windows)) and time.monotonic() < until_s:
-            time.sleep(0.005)  # until it has heard what is not wanted
+            time.sleep(0.005)  # until it has noticed what is unwanted
         results = super().transcribe(windows, options)
         return results if all(map(is_wanted, windows)) else [UNWANTED] * len(windows)
 
@@ -219,7 +219,7 @@ class DiesOfNonsense(Parrot):
 
 
 class OneAtATime(Parrot):
-    """It takes its time once it was asked for nonsense, which comes right before."""
+    """Becomes slow after the request with an unknown language, which comes right before this check."""
 
     def __init__(self, params: LoadParams) -> None:
         super().__init__(params)
@@ -227,7 +227,7 @@ class OneAtATime(Parrot):
         self._free = threading.Semaphore()
 
     def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
-        if options.word_times:  # which another check is about
+        if options.word_times:  # another check covers word times
             return super().transcribe(windows, options)
         self._is_slow = self._is_slow or options.language == "xx"
         assert self._free.acquire(blocking=False), "one at a time!"
@@ -238,7 +238,7 @@ class OneAtATime(Parrot):
 
 
 class DiesInCompany(Parrot):
-    """With two batches at once, once it was asked for nonsense, which comes right before."""
+    """Dies in concurrent batches after the request with an unknown language, which comes right before."""
 
     def __init__(self, params: LoadParams) -> None:
         super().__init__(params)
@@ -253,7 +253,7 @@ class DiesInCompany(Parrot):
             return super().transcribe(windows, options)
         with self._lock:
             self._count += 1
-        if self._count == 3:  # the first was to see whether it still computes
+        if self._count == 3:  # the first batch only checks that the engine still works
             die(signal.SIGSEGV)
         time.sleep(3600 if self._count == 2 else 0)
         return super().transcribe(windows, options)
@@ -277,7 +277,7 @@ class WordsBackwards(Parrot):
 
 
 class SpreadsWords(Parrot):
-    """Makes one segment of all, and gives each of its words the same time."""
+    """Merges all segments into one and spaces its words evenly."""
 
     def result(self, window: EngineWindow, language: str, options: DecodeOptions) -> WindowResult:
         result = super().result(window, language, options)
@@ -290,7 +290,7 @@ class SpreadsWords(Parrot):
 
 
 class DeafToTheSecond(Parrot):
-    """Hears nothing behind a silence where it is asked for words."""
+    """Misses the sentence after a pause when word times are requested."""
 
     def result(self, window: EngineWindow, language: str, options: DecodeOptions) -> WindowResult:
         result = super().result(window, language, options)
@@ -401,14 +401,14 @@ class NoFix(Parrot):
 
 
 def leave_a_process() -> None:
-    """Start one that nobody knows of; the test ends it."""
+    """Start an untracked process; the fixture kills it."""
     left = subprocess.Popen(["sleep", "3600"], start_new_session=True)
     with Path(os.environ["PARROT_NOTES"]).open("a") as notes:
         notes.write(f"{left.pid}\n")
 
 
-def is_long(windows: Sequence[EngineWindow]) -> bool:
-    """Whether it is the batch in the midst of which a worker is ended."""
+def is_mid_batch(windows: Sequence[EngineWindow]) -> bool:
+    """Whether this is the batch during which a worker is ended."""
     return len(windows) == 4 and windows[-1].duration_s == 30
 
 
@@ -416,7 +416,7 @@ class LeavesAProcess(Parrot):
     has_left_one = False
 
     def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
-        if not is_long(windows) and not self.has_left_one:
+        if not is_mid_batch(windows) and not self.has_left_one:
             leave_a_process()
             self.has_left_one = True
         return super().transcribe(windows, options)
@@ -424,7 +424,7 @@ class LeavesAProcess(Parrot):
 
 class GoesOnElsewhere(Parrot):
     def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
-        if is_long(windows):
+        if is_mid_batch(windows):
             leave_a_process()
             time.sleep(3600)
         return super().transcribe(windows, options)
@@ -440,7 +440,7 @@ class LocksItsModel(Parrot):
             raise refusal("locked")
 
     def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
-        if is_long(windows):
+        if is_mid_batch(windows):
             Path(self.params.model_path, "lock").touch()
             time.sleep(3600)
         return super().transcribe(windows, options)

@@ -1,8 +1,7 @@
-"""A backend that knows the recordings of the conformance suite by heart.
+"""A backend that recognises the recordings of the conformance suite byte for byte.
 
-It hears whatever recording a window holds byte for byte, which takes no library and no time: everything
-that the suite asks for, it does. Those of `faulty_parrots` do a single thing wrong each. Which of them a
-worker loads stands in the environment variable `PARROT`.
+It needs no library and no time, and does everything that the suite asks for. The parrots in `faulty_parrots`
+each do one thing wrong. The environment variable `PARROT` names the parrot that a worker loads.
 """
 
 from __future__ import annotations
@@ -46,17 +45,17 @@ BACKEND = Backend(
 
 
 def variant(**changes: object) -> Variant:
-    """The parrot's variant with something else in it."""
+    """Return the parrot's variant with some fields changed."""
     return replace(BACKEND.variants[0], **changes)  # type: ignore[arg-type]
 
 
 def backend(**changes: object) -> Backend:
-    """The backend with a variant that has something else in it."""
+    """Return the backend with some fields of its variant changed."""
     return replace(BACKEND, variants=(variant(**changes),))
 
 
 def parrot_model(folder: Path, *, multilingual: bool) -> Path:
-    """A folder that looks like a model."""
+    """Make a folder that looks like a model."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps({"multilingual": multilingual}))
     (folder / "model.bin").write_bytes(MODEL_BYTES)
@@ -66,7 +65,7 @@ def parrot_model(folder: Path, *, multilingual: bool) -> Path:
 
 
 def load(params: LoadParams) -> Parrot:
-    """Load the parrot that the environment asks for."""
+    """Load the parrot named in the environment."""
     import faulty_parrots
 
     kind: type[Parrot] = getattr(faulty_parrots, os.environ.get("PARROT", "Parrot"))
@@ -75,14 +74,14 @@ def load(params: LoadParams) -> Parrot:
 
 
 class Parrot:
-    """Says what it knows."""
+    """An engine that repeats the recordings it knows."""
 
     languages = ("en", "de", "fr")
     library = "parrot 1.0"
 
     @classmethod
     def refuse(cls, params: LoadParams) -> None:
-        """Raise what is wrong with what is asked for."""
+        """Raise the error, if any, for these parameters."""
         if params.compute_type not in COMPUTE_TYPES:
             raise refusal("compute_type")
         if params.device != "cpu":
@@ -91,7 +90,7 @@ class Parrot:
 
     @classmethod
     def refuse_model(cls, folder: Path) -> None:
-        """Raise what is wrong with a model."""
+        """Raise the error, if any, for this model."""
         if not folder.exists():
             raise refusal("missing")
         if (folder / "model.bin").read_bytes() != MODEL_BYTES:
@@ -152,9 +151,9 @@ class Parrot:
 
 
 def die(number: signal.Signals) -> None:
-    """End this process as a fault in native code does: nothing is done after it."""
+    """End this process abruptly, as a fault in native code does."""
     os.kill(os.getpid(), number)
-    time.sleep(3600)  # another thread may take the signal, a little later
+    time.sleep(3600)  # another thread may receive the signal, a little later
 
 
 def refusal(what: str) -> WhisperdError:
@@ -163,13 +162,13 @@ def refusal(what: str) -> WhisperdError:
 
 @functools.cache
 def known() -> tuple[Sample, ...]:
-    """What the suite has; without its own function, which would import half of whisperd into the worker."""
+    """Return the suite's samples; its own function would import half of whisperd into the worker."""
     pcm = read_au(GERMAN.read_bytes())
     return (*samples(), Sample("sentence_de", pcm, "Der Raum wurde als Leichenhalle genutzt.", "de"))
 
 
 def heard(pcm: bytes) -> list[tuple[float, Sample]]:
-    """What is said in a window, and when."""
+    """Return the samples in a window, with their start times."""
     places = [(pcm.find(sample.pcm), sample) for sample in known()]
     return sorted(
         ((place / 32_000, sample) for place, sample in places if place >= 0), key=lambda one: one[0]
@@ -177,7 +176,7 @@ def heard(pcm: bytes) -> list[tuple[float, Sample]]:
 
 
 def with_words(segment: EngineSegment) -> EngineSegment:
-    """The same with its words, all of the same length."""
+    """Return the segment with its words, all of the same length."""
     words = segment.text.split()
     each_s = (segment.end - segment.start) / len(words)
     timed = tuple(
@@ -193,6 +192,6 @@ def with_words(segment: EngineSegment) -> EngineSegment:
 
 
 def altered(result: WindowResult, **changes: object) -> WindowResult:
-    """The same with something else in each segment."""
+    """Return the result with a change in each segment."""
     segments = tuple(msgspec.structs.replace(segment, **changes) for segment in result.segments)
     return msgspec.structs.replace(result, segments=segments)

@@ -1,4 +1,4 @@
-"""Every backend that is installed passes the conformance suite, and so does the toy in what it can do."""
+"""Every installed backend passes the conformance suite, and so does the toy in what it supports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from whisperd.runtimes.preset import RuntimePreset
 from whisperd.testing.conformance import CHECKS, Suite
 from whisperd_testing import CACHE, RunningDaemon
 
-TOY_IS_DEAF = (
+TOY_CANNOT = (
     "english",
     "long-windows",
     "temperatures",
@@ -35,7 +35,7 @@ TOY_IS_DEAF = (
     "prompts-heard",
     "word-places",
 )
-"""The toy says how long a window is, whatever is said in it, and loads whatever it is given."""
+"""The toy's text is the length of a window, whatever is said in it, and it loads anything."""
 
 
 def run_program(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -44,7 +44,7 @@ def run_program(*arguments: str, env: dict[str, str]) -> subprocess.CompletedPro
 
 
 def ready_made(name: str) -> str:
-    """The best variant for the processor that need not be built here."""
+    """Return the best processor variant that need not be built locally."""
     preset = RuntimePreset(id="", name="test", model="", backend=name, device="cpu", created="", changed="")
     usable = anyio.run(Computer().usable_variants, preset)
     return next(one.name for own, one in usable if own.name == name and one.device == "cpu" and not one.build)
@@ -52,7 +52,7 @@ def ready_made(name: str) -> str:
 
 @pytest.fixture
 def env(make_daemon: Callable[..., RunningDaemon]) -> dict[str, str]:
-    """The surroundings of a program with the toy backend."""
+    """The environment of a program with the toy backend."""
     return make_daemon().env
 
 
@@ -78,19 +78,19 @@ async def test_the_toy_conforms(
         ModelStore(CACHE / "models", sources=(), offline=True),
         model=toy("english", multilingual=False),
         multilingual=toy("multilingual"),
-        skip=TOY_IS_DEAF,
+        skip=TOY_CANNOT,
     )
     outcomes = await suite.run()
     assert {one.name: one.reason for one in outcomes if one.status != "ok"} == {
         "locks": "no variant has a native bundle",
-        **dict.fromkeys(TOY_IS_DEAF, "not asked for"),
+        **dict.fromkeys(TOY_CANNOT, "not asked for"),
     }
 
 
-def test_the_program_prints_what_came_of_each_check(env: dict[str, str], toy: Callable[..., str]) -> None:
+def test_the_program_prints_the_outcome_of_each_check(env: dict[str, str], toy: Callable[..., str]) -> None:
     models = ("--model", toy("english", multilingual=False), "--multilingual", toy("several"))
     done = run_program("toy", *models, env=env)
-    assert done.returncode == 1, "it is deaf"
+    assert done.returncode == 1, "the toy fails some checks"
     title, *lines, summary = done.stdout.splitlines()
     assert title.startswith("toy-cpu: ")
     checks = [line.split()[:2] for line in lines if not line.startswith(" ")]
@@ -106,13 +106,13 @@ def refused(*arguments: str, env: dict[str, str]) -> dict[str, Any]:
     return dict(json.loads(done.stdout)["error"])
 
 
-def test_a_plugin_that_is_not_there(env: dict[str, str]) -> None:
+def test_an_unknown_plugin(env: dict[str, str]) -> None:
     error = refused("tpy", env=env)
     assert error["code"] == "plugin.unknown"
     assert "toy" in error["fix"]
 
 
-def test_a_plugin_that_cannot_be_used_says_why(env: dict[str, str], tmp_path: Path) -> None:
+def test_an_unusable_plugin_is_explained(env: dict[str, str], tmp_path: Path) -> None:
     info = tmp_path / "broken-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
@@ -122,7 +122,7 @@ def test_a_plugin_that_cannot_be_used_says_why(env: dict[str, str], tmp_path: Pa
     assert "no_such_module" in error["message"]
 
 
-def test_a_variant_that_is_not_there(env: dict[str, str]) -> None:
+def test_an_unknown_variant(env: dict[str, str]) -> None:
     assert "toy-cpu" in refused("toy", "--variant", "toy-cuda", env=env)["fix"]
 
 

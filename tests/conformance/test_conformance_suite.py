@@ -1,4 +1,4 @@
-"""The conformance suite finds what is wrong: a backend that does one thing wrong fails just that check."""
+"""The conformance suite finds faults: a backend with one fault fails exactly the check for it."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ MID_BATCH_S = "whisperd.testing.conformance.loading.MID_BATCH_S"
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., object]]:
-    """Runs the suite on a backend, with the parrot's models; what came of each check, by its name."""
+    """Return a function that runs the suite on a backend with parrot models and returns outcomes by check."""
     notes = tmp_path / "left"
     monkeypatch.setenv("PYTHONPATH", str(HERE))
     monkeypatch.setenv("PARROT_NOTES", str(notes))
-    # A process that was left stays, and one that was killed is gone: nobody has to wait long.
+    # Surviving processes stay and killed ones end at once, so a short timeout suffices.
     monkeypatch.setattr("whisperd.testing.conformance.loading.END_TIMEOUT_S", 2.0)
     monkeypatch.setattr(MID_BATCH_S, 0.05)
 
@@ -59,7 +59,7 @@ def failed(outcomes: dict[str, Outcome]) -> list[str]:
     return [name for name, outcome in outcomes.items() if outcome.status == "failed"]
 
 
-async def test_all_is_well_with_one_that_does_everything(run: Callable[..., object]) -> None:
+async def test_a_correct_backend_passes_every_check(run: Callable[..., object]) -> None:
     outcomes = await run()
     assert {name: one.reason for name, one in outcomes.items() if one.status != "ok"} == {
         "locks": "no variant has a native bundle"
@@ -67,7 +67,7 @@ async def test_all_is_well_with_one_that_does_everything(run: Callable[..., obje
     assert [(one.name, one.what) for one in outcomes.values()] == list(CHECKS)
 
 
-SPOILT = {
+FAULTY_ENGINES = {
     "loading": ["CannotLoad", "DiesInLoading"],
     "info": ["NoVersion", "UnknownLanguage"],
     "english": ["WrongWords"],
@@ -110,12 +110,12 @@ SPOILT = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("check", "kind"), [(check, kind) for check, kinds in SPOILT.items() for kind in kinds]
+    ("check", "kind"), [(check, kind) for check, kinds in FAULTY_ENGINES.items() for kind in kinds]
 )
-async def test_an_engine_that_does_one_thing_wrong(
+async def test_a_faulty_engine_fails_exactly_one_check(
     run: Callable[..., object], check: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if check in ("cancelling", "killed"):  # it has to have begun, also on a busy computer
+    if check in ("cancelling", "killed"):  # the batch must have started, even on a busy computer
         monkeypatch.setattr(MID_BATCH_S, 3.0)
     options = {"patience": Patience(batch_s=3, batch_per_audio_s=0)} if kind == "NeverGivesUp" else {}
     outcomes = await run(parrot.backend(environment={"PARROT": kind}), **options)
@@ -123,7 +123,7 @@ async def test_an_engine_that_does_one_thing_wrong(
     assert outcomes[check].reason
 
 
-async def test_a_process_that_ends_while_it_is_looked_at() -> None:
+async def test_a_process_that_ends_while_it_is_measured_fails_the_check() -> None:
     def look(pid: int) -> None:
         raise psutil.NoSuchProcess(pid)
 
@@ -139,7 +139,7 @@ def far_too_little(parameters: float, _: str, *, batch_size: int, replicas: int,
 
 
 LOCK = find_variant("ctranslate2-cpu")[1].lock  # type: ignore[index]
-FOR_NOBODY = """
+UNSUPPORTED_LOCK = """
 format = 1
 main = "parrot"
 
@@ -149,13 +149,13 @@ version = "1.0"
 wheels = [["cp39-cp39-win32", 1, 1, "{sha256}"]]
 """.format(sha256="0" * 64)
 
-ANNOUNCED: dict[str, list[Backend]] = {
+FAULTY_DECLARATIONS: dict[str, list[Backend]] = {
     "announcement": [
         parrot.backend(compute_types=("int3",)),
         replace(parrot.BACKEND, engine="parrot"),
     ],
     "priorities": [replace(parrot.BACKEND, variants=(parrot.variant(), parrot.variant(name="parrot-2")))],
-    "locks": [parrot.backend(lock="format = 99"), parrot.backend(lock=FOR_NOBODY)],
+    "locks": [parrot.backend(lock="format = 99"), parrot.backend(lock=UNSUPPORTED_LOCK)],
     "needs": [
         parrot.backend(needs=Needs(platforms=("linux",))),
         parrot.backend(needs=Needs(cpu_features=("avx9",))),
@@ -174,9 +174,10 @@ ANNOUNCED: dict[str, list[Backend]] = {
 
 
 @pytest.mark.parametrize(
-    ("check", "backend"), [(check, backend) for check, some in ANNOUNCED.items() for backend in some]
+    ("check", "backend"),
+    [(check, backend) for check, some in FAULTY_DECLARATIONS.items() for backend in some],
 )
-async def test_an_announcement_with_one_thing_wrong(
+async def test_a_faulty_declaration_fails_exactly_one_check(
     run: Callable[..., object], check: str, backend: Backend
 ) -> None:
     outcomes = await run(backend)
@@ -184,12 +185,12 @@ async def test_an_announcement_with_one_thing_wrong(
     assert outcomes[check].reason
 
 
-def test_there_is_one_for_each_check() -> None:
-    assert {name for name, _ in CHECKS} == {*SPOILT, *ANNOUNCED}
-    kinds = {kind for some in SPOILT.values() for kind in some}
+def test_every_check_has_a_faulty_backend() -> None:
+    assert {name for name, _ in CHECKS} == {*FAULTY_ENGINES, *FAULTY_DECLARATIONS}
+    kinds = {kind for some in FAULTY_ENGINES.values() for kind in some}
     made = {
         name
         for name, one in vars(faulty_parrots).items()
         if isinstance(one, type) and issubclass(one, parrot.Parrot)
     }
-    assert made == {*kinds, "Parrot"}, "each parrot is tried"
+    assert made == {*kinds, "Parrot"}, "every parrot is used"

@@ -1,4 +1,4 @@
-"""The plugin of docs/plugins.md: built from the page, installed, transcribed with, and found conforming."""
+"""The example plugin in docs/plugins.md is built from the page, installed, used, and conforms."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BLOCK = re.compile(r"^`([\w./-]+)`:[^\n]*\n(?:[^\n]+\n)*\n```\w+\n(.*?)^```$", r
 
 
 def blocks() -> dict[str, str]:
-    """The files on the page, by their paths."""
+    """Return the files on the page, by path."""
     return dict(BLOCK.findall(PAGE.read_text("utf-8")))
 
 
@@ -35,7 +35,7 @@ def pip(*arguments: str) -> None:
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the plugin installed in it, from a wheel that is made of what stands on the page."""
+    """A folder with the plugin installed from a wheel that is built from the page."""
     folder = tmp_path_factory.mktemp("plugin")
     for path, text in blocks().items():
         file = folder / "source" / path
@@ -52,7 +52,7 @@ def daemon(make_daemon: Callable[..., RunningDaemon], site: Path) -> RunningDaem
     return make_daemon(toy=False, env={"PYTHONPATH": str(site)}).start()
 
 
-def test_the_page_has_a_whole_plugin() -> None:
+def test_the_page_contains_a_complete_plugin() -> None:
     files = blocks()
     assert set(files) == {
         "pyproject.toml",
@@ -67,7 +67,7 @@ def test_the_page_has_a_whole_plugin() -> None:
 @pytest.mark.skipif(
     (sys.platform, platform.machine()) != ("linux", "x86_64"), reason="its lock is for Linux on x86-64"
 )
-def test_it_transcribes_and_conforms(daemon: RunningDaemon, site: Path) -> None:
+def test_the_plugin_transcribes_and_conforms(daemon: RunningDaemon, site: Path) -> None:
     with daemon.connect() as client:
         assert "plain-cpu" in [one["name"] for one in client.natives.list()]
     created = daemon.ctl("runtimes", "create", "plain", "--model", "tiny.en", "--backend", "plain")
