@@ -1,4 +1,4 @@
-"""faster-whisper's batched pipeline, with a native bundle on the path: what we are compared with.
+"""Run faster-whisper's batched pipeline, with a native bundle on the path, for comparison.
 
 `batched_pipeline.py MODEL DEVICE COMPUTE_TYPE BATCH_SIZE AUDIO`; prints JSON with `seconds` and `text`.
 """
@@ -20,7 +20,7 @@ def main() -> None:
         segments, _ = pipeline.transcribe(audio, language="en", batch_size=int(batch_size))
         return "".join(segment.text for segment in segments)
 
-    transcribe()  # what is done once is not counted
+    transcribe()  # do not count one-time work
     began = time.perf_counter()
     text = transcribe()
     print(json.dumps({"seconds": time.perf_counter() - began, "text": text}))

@@ -1,4 +1,4 @@
-"""Tests that need an NVIDIA GPU: `make test-gpu` runs them, and nothing else does."""
+"""Tests that need an NVIDIA GPU; only `make test-gpu` runs them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from whisperd_testing import RunningDaemon
 
 FOR_GPU = "WHISPERD_TEST_GPU"
-"""Set by `run.py` once it has found a GPU."""
+"""Set by `run.py` when it has found a GPU."""
 MODEL = os.environ.get("WHISPERD_TEST_GPU_MODEL", "base")
 
 if FOR_GPU not in os.environ:
@@ -20,7 +20,7 @@ if FOR_GPU not in os.environ:
 
 @pytest.fixture(scope="module")
 def gpu_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
-    """A daemon whose bundles and models are kept for the next time."""
+    """A daemon whose bundles and models are stored for the next run."""
     daemon = RunningDaemon(
         tmp_path_factory.mktemp("daemon"), toy=False, env={"WHISPERD_PRELOAD": "0"}
     ).start()
@@ -30,7 +30,7 @@ def gpu_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaem
 
 @pytest.fixture(scope="module")
 def variant(gpu_daemon: RunningDaemon) -> dict[str, Any]:
-    """The best variant that computes on a GPU here."""
+    """The best variant for a GPU of this computer."""
     with gpu_daemon.connect() as client:
         judged = client.request("hardware.show")["variants"]
     usable = [one for one in judged if one["device"] == "cuda" and one["usable"]]
@@ -41,7 +41,7 @@ def variant(gpu_daemon: RunningDaemon) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def measured() -> Iterator[dict[str, Any]]:
-    """What was measured; it is printed when all is done."""
+    """Measurements, printed at the end of the session."""
     numbers: dict[str, Any] = {}
     yield numbers
     for name, value in numbers.items():

@@ -1,6 +1,6 @@
-"""Takes GPU memory through the driver until so many bytes are left, and keeps it: `fill_gpu.py BYTES`.
+"""Allocate GPU memory through the driver until only `BYTES` are free, and hold it: `fill_gpu.py BYTES`.
 
-Prints what it left as a line of text, and gives all of it back when its standard input is closed. Speaks to
+Prints the free bytes as a line of text, and frees everything when its standard input is closed. Uses
 the CUDA driver API (https://docs.nvidia.com/cuda/cuda-driver-api), which comes with the driver.
 """
 
@@ -10,7 +10,7 @@ import ctypes
 import sys
 
 CHUNKS = tuple(size * 2**20 for size in (1024, 256, 64, 16, 2))
-"""Bytes that are asked for, the largest first: free memory may lie in pieces."""
+"""Sizes of allocations, largest first: free memory may be fragmented."""
 OUT_OF_MEMORY = 2
 
 

@@ -1,6 +1,6 @@
-"""On an NVIDIA GPU: bundles, precisions, batches, two runtimes at once, too little memory, speed.
+"""On an NVIDIA GPU: bundles, precisions, batches, concurrent runtimes, too little memory, and speed.
 
-Numbers that depend on the GPU are printed and not judged. Which model: WHISPERD_TEST_GPU_MODEL, else `base`.
+Numbers that depend on the GPU are printed, not checked. WHISPERD_TEST_GPU_MODEL names the model (`base`).
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ MODEL = os.environ.get("WHISPERD_TEST_GPU_MODEL", "base")
 DEVICE = "cuda"
 HERE = Path(__file__).parent
 REPEATED = 20
-"""How often the recordings come in the long one: some minutes of speech on any GPU."""
+"""Repetitions in the long recording: some minutes of speech on any GPU."""
 BACK_WITHIN_BYTES = 64 * 2**20
-"""What may be missing after a model was unloaded: what other programs do on the GPU meanwhile."""
+"""Memory that may stay taken after unloading: other programs use the GPU meanwhile."""
 
 
 def free_bytes() -> int:
-    """Of the first GPU, now."""
+    """Return the free memory of the first GPU."""
     return anyio.run(find_gpus).gpus[0].memory_free
 
 
@@ -64,7 +64,7 @@ def show(client: Client, name: str = "gpu") -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def long_recording(tmp_path_factory: pytest.TempPathFactory, gpu_daemon: RunningDaemon) -> Path:
-    """All English recordings after one another, many times."""
+    """All English recordings in sequence, repeated many times."""
     path = tmp_path_factory.mktemp("audio") / "long.wav"
     files = [
         str(AUDIO / one["file"]) for one in recordings().values() if one["language"] == "en" and one["text"]
@@ -89,7 +89,7 @@ def long_recording(tmp_path_factory: pytest.TempPathFactory, gpu_daemon: Running
 
 
 def _on_path(*bundles: str) -> dict[str, str]:
-    """The environment of a program that uses bundles as if they were installed."""
+    """Return an environment in which bundles are importable as if they were installed."""
     libraries = [str(folder) for bundle in bundles for folder in library_folders(Path(bundle))]
     variable = "PATH" if sys.platform == "win32" else "LD_LIBRARY_PATH"
     inherited = [os.environ[variable]] if variable in os.environ else []
@@ -102,13 +102,13 @@ def _on_path(*bundles: str) -> dict[str, str]:
 
 @contextmanager
 def full_gpu(left_bytes: int) -> Iterator[None]:
-    """Have another program take all memory of the GPU but this."""
+    """Run another program that takes all GPU memory but this."""
     command = [sys.executable, str(HERE / "fill_gpu.py"), str(left_bytes)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
         assert program.stdin is not None and program.stdout is not None
         try:
             line = program.stdout.readline()
-            assert line, "it could not take the memory"
+            assert line, "the other program could not take the memory"
             yield
         finally:
             program.stdin.close()
@@ -117,7 +117,7 @@ def full_gpu(left_bytes: int) -> Iterator[None]:
 
 def test_the_bundle_is_installed(client: Client, variant: dict[str, Any]) -> None:
     installed = client.natives.install(variant["name"])
-    assert library_folders(Path(installed["path"])), "cuBLAS is in it"
+    assert library_folders(Path(installed["path"])), "the bundle contains cuBLAS"
     assert client.natives.verify(variant["name"])["ok"]
 
 
@@ -133,8 +133,8 @@ def test_precisions(
     assert (shown["loaded"]["device"], shown["loaded"]["compute_type"]) == (DEVICE, compute_type)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks at the maps of a process")
-def test_cublas_is_that_of_the_bundle(
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the memory maps of a process")
+def test_cublas_is_loaded_from_the_bundle(
     client: Client, gpu_daemon: RunningDaemon, variant: dict[str, Any]
 ) -> None:
     create(client)
@@ -173,7 +173,7 @@ def test_two_runtimes_at_once(client: Client) -> None:
     assert shown[0]["pid"] != shown[1]["pid"]
 
 
-def test_memory_comes_back(client: Client, measured: dict[str, Any]) -> None:
+def test_unloading_frees_the_gpus_memory(client: Client, measured: dict[str, Any]) -> None:
     before = free_bytes()
     create(client, compute_type="float16")
     client.transcribe(AUDIO / "jfk.flac", runtime="gpu", language="en")
@@ -192,17 +192,17 @@ def test_too_little_memory_to_load(client: Client) -> None:
     assert error.code == "memory.gpu_not_enough"
     assert "GPU" in error.message and "--device cpu" in error.fix
     client.request("runtimes.load", name="gpu")
-    assert show(client)["status"] == "loaded", "as soon as there is memory, it is loaded"
+    assert show(client)["status"] == "loaded", "the runtime loads once memory is free"
 
 
-def test_too_little_memory_to_load_and_the_device_left_open(client: Client) -> None:
+def test_too_little_memory_to_load_with_an_automatic_device(client: Client) -> None:
     create(client, device="auto")
     with full_gpu(64 * 2**20):
         transcript = client.transcribe(AUDIO / "jfk.flac", runtime="gpu", language="en")
     assert likeness(transcript.text, KENNEDY) > 0.95
     shown = show(client)
     assert shown["loaded"]["device"] == "cpu"
-    assert "memory" in shown["note"], "and it is said why"
+    assert "memory" in shown["note"], "the note says why"
 
 
 def test_too_little_memory_to_compute(client: Client, long_recording: Path) -> None:
@@ -214,18 +214,20 @@ def test_too_little_memory_to_compute(client: Client, long_recording: Path) -> N
         except WhisperdError as error:
             assert error.code == "memory.gpu_not_enough"
             assert "--batch-size" in error.fix
-        else:  # what the library holds already may be enough
+        else:  # the library's memory pool may suffice
             assert words(transcript.text)
-    assert client.transcribe(AUDIO / "jfk.flac", runtime="gpu", language="en").text, "it goes on afterwards"
+    assert client.transcribe(AUDIO / "jfk.flac", runtime="gpu", language="en").text, (
+        "the runtime still works afterwards"
+    )
 
 
 @pytest.mark.parametrize("compute_type", ["float16", "int8_float16"])
-def test_speed_beside_the_batched_pipeline_of_faster_whisper(
+def test_speed_compared_with_faster_whispers_batched_pipeline(
     client: Client, variant: dict[str, Any], long_recording: Path, measured: dict[str, Any], compute_type: str
 ) -> None:
     batch_size = 16
     create(client, compute_type=compute_type, batch_size=batch_size)
-    client.transcribe(long_recording, runtime="gpu", language="en")  # what is done once is not counted
+    client.transcribe(long_recording, runtime="gpu", language="en")  # do not count one-time work
     began = time.perf_counter()
     ours = client.transcribe(long_recording, runtime="gpu", language="en")
     our_seconds = time.perf_counter() - began
@@ -241,4 +243,4 @@ def test_speed_beside_the_batched_pipeline_of_faster_whisper(
         f"{our_seconds:.2f} s, faster-whisper's batched pipeline {theirs['seconds']:.2f} s: "
         f"{theirs['seconds'] / our_seconds:.2f} times as fast"
     )
-    assert likeness(ours.text, theirs["text"]) > 0.9, "both hear the same"
+    assert likeness(ours.text, theirs["text"]) > 0.9, "both return the same text"
