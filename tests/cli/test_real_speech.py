@@ -40,6 +40,9 @@ def test_the_kennedy_sentence_through_a_pipe(daemon: RunningDaemon) -> None:
 def test_no_speech_is_no_text(daemon: RunningDaemon) -> None:
     silent = str(AUDIO / "no_speech.wav")
     done = daemon.ctl("transcribe", "--model", "tiny.en", silent)
+    hint = "no speech was found; --no-vad transcribes whispering, too"
+    assert (done.status, done.out, done.err) == (0, "", f"{silent}: {hint}\n")
+    done = daemon.ctl("transcribe", "--model", "tiny.en", silent, "--no-vad")
     assert (done.status, done.out, done.err) == (0, "", f"{silent}: no speech was found\n")
     quiet = daemon.ctl("transcribe", "--model", "tiny.en", silent, "--quiet")
     assert (quiet.status, quiet.out, quiet.err) == (0, "", "")

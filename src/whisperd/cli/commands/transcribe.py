@@ -307,7 +307,8 @@ class _Session:
         if event["cached"]:
             notes.append("reused the transcript of an earlier job; --no-cache transcribes again")
         if not event["segments"]:
-            notes.append("no speech was found")
+            hint = "" if self._options.vad is False else "; --no-vad transcribes whispering, too"
+            notes.append(f"no speech was found{hint}")
         for note in notes if not self._options.quiet else ():
             print_notice(f"{printable(name)}: {note}")
         if not (self._options.stream or self._options.json):  # there, the printed JSON has them
