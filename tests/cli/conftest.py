@@ -1,4 +1,4 @@
-"""What the tests of the command line share."""
+"""Fixtures for the tests of the command line."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from whisperd_testing import AUDIO, TESTS, RunningDaemon, write_tone
 
 @pytest.fixture(scope="session")
 def tone(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Two seconds of a tone: with `--no-vad` the toy model says `transcribe 2.00 s`."""
+    """A two-second tone, which the toy model transcribes with `--no-vad` as `transcribe 2.00 s`."""
     return str(write_tone(tmp_path_factory.mktemp("audio") / "tone.wav", 2.0))
 
 
 @pytest.fixture(scope="session")
 def decoder_bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The folder of the decoder's native bundle, which is there from now on."""
+    """Install the decoder's native bundle; return its folder."""
     daemon = RunningDaemon(tmp_path_factory.mktemp("daemon")).start()
     try:
         return str(daemon.ctl("natives", "install", "media", "--json", timeout=600).json["path"])
@@ -30,7 +30,7 @@ def decoder_bundle(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="session")
 def media(tmp_path_factory: pytest.TempPathFactory, decoder_bundle: str) -> Path:
-    """A folder with every kind of media, good and bad: see `tests/audio/media_maker.py`."""
+    """A folder with every kind of media, valid and invalid: see `tests/audio/media_maker.py`."""
     folder = tmp_path_factory.mktemp("media")
     maker = TESTS / "audio" / "media_maker.py"
     subprocess.run([sys.executable, maker, decoder_bundle, AUDIO / "jfk.flac", folder], check=True)
@@ -41,7 +41,7 @@ def media(tmp_path_factory: pytest.TempPathFactory, decoder_bundle: str) -> Path
 def ctl_process(
     decoder_bundle: str, shared: RunningDaemon
 ) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
-    """Starts whisperctl and comes back at once; what is left of it is killed after the test."""
+    """Return a function that starts whisperctl without waiting; kill what is still running after the test."""
     started: list[subprocess.Popen[bytes]] = []
 
     def start(*arguments: str, **options: object) -> subprocess.Popen[bytes]:

@@ -1,4 +1,4 @@
-"""Input that no program can transcribe: said plainly, with what to do, and forgotten by the next request."""
+"""Input that cannot be transcribed: a clear error with a fix, and no effect on the next request."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="permissions, pipes and de
 
 @pytest.fixture(autouse=True)
 def as_before(shared: RunningDaemon, tone: str) -> Iterator[None]:
-    """After each of these tests the same daemon answers as if nothing had been."""
+    """Check after each test that the same daemon still works as before."""
     before = shared.ctl("daemon", "status", "--json").json
     yield
     assert shared.ctl("transcribe", "--no-vad", tone).out == "transcribe 2.00 s\n"
@@ -31,7 +31,7 @@ def as_before(shared: RunningDaemon, tone: str) -> Iterator[None]:
 
 
 def refused(daemon: RunningDaemon, *arguments: str) -> tuple[int, str]:
-    """The exit status and the code; sees to it that people and programs are told the same."""
+    """Return the exit status and the error code; check that text and JSON output agree."""
     done = daemon.ctl("transcribe", *arguments)
     assert done.out == ""
     message, fix = done.err.splitlines()
@@ -52,29 +52,29 @@ def transcribed(daemon: RunningDaemon, *arguments: str) -> str:
     return done.out
 
 
-def test_a_missing_file(shared: RunningDaemon, tmp_path: Path) -> None:
+def test_a_missing_file_is_not_found(shared: RunningDaemon, tmp_path: Path) -> None:
     assert refused(shared, str(tmp_path / "missing.wav")) == (4, "audio.not_found")
     assert refused(shared, str(tmp_path / "new\nline.wav")) == (4, "audio.not_found")
     assert refused(shared, "") == (4, "audio.not_found")
 
 
-def test_a_folder(shared: RunningDaemon, tmp_path: Path) -> None:
+def test_a_folder_is_refused(shared: RunningDaemon, tmp_path: Path) -> None:
     assert refused(shared, str(tmp_path)) == (1, "audio.is_directory")
 
 
-def test_an_address(shared: RunningDaemon) -> None:
+def test_a_url_is_refused_with_advice(shared: RunningDaemon) -> None:
     done = shared.ctl("transcribe", "https://example.org/a.mp3")
     assert done.status == 4
     assert "https://example.org/a.mp3 is a URL" in done.err and "curl" in done.err
 
 
 @posix
-def test_a_name_that_is_too_long(shared: RunningDaemon, tmp_path: Path) -> None:
+def test_a_name_that_is_too_long_is_refused(shared: RunningDaemon, tmp_path: Path) -> None:
     assert refused(shared, str(tmp_path / ("x" * 300))) == (1, "audio.not_readable")
 
 
 @posix
-def test_devices_and_pipes(shared: RunningDaemon, tmp_path: Path) -> None:
+def test_devices_are_refused(shared: RunningDaemon, tmp_path: Path) -> None:
     assert refused(shared, "/dev/zero") == (1, "audio.not_a_file")
     assert refused(shared, "/dev/null") == (1, "audio.not_a_file")
 
@@ -91,11 +91,11 @@ def test_devices_and_pipes(shared: RunningDaemon, tmp_path: Path) -> None:
         ("no_samples.wav", "audio.empty"),
     ],
 )
-def test_what_holds_no_sound(shared: RunningDaemon, media: Path, name: str, code: str) -> None:
+def test_a_file_without_audio_is_refused(shared: RunningDaemon, media: Path, name: str, code: str) -> None:
     assert refused(shared, str(media / name)) == (1, code)
 
 
-def test_a_text_is_called_a_text(shared: RunningDaemon, tmp_path: Path) -> None:
+def test_a_text_file_is_recognised(shared: RunningDaemon, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("Nothing to hear.")
     done = shared.ctl("transcribe", str(tmp_path / "notes.txt"))
     assert "notes.txt is a text file, not audio or video." in done.err
@@ -105,18 +105,20 @@ def test_a_text_is_called_a_text(shared: RunningDaemon, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["truncated.mp3", "scratched.mp3", "boastful.wav", "impossible.wav", "surround.wav"]
 )
-def test_what_can_be_heard_of_damaged_and_odd_files(shared: RunningDaemon, media: Path, name: str) -> None:
-    """Cut off, overwritten, a header that claims 2**31 samples, NaN samples, 96 kHz in 8 channels."""
+def test_damaged_and_unusual_files_are_transcribed_as_far_as_possible(
+    shared: RunningDaemon, media: Path, name: str
+) -> None:
+    """Truncated, partly overwritten, a header claiming 2**31 samples, NaN samples, 96 kHz in 8 channels."""
     assert transcribed(shared, str(media / name)).startswith("transcribe ")
 
 
-def test_a_twentieth_of_a_second(shared: RunningDaemon, media: Path) -> None:
+def test_a_very_short_file_gives_empty_text(shared: RunningDaemon, media: Path) -> None:
     done = shared.ctl("transcribe", str(media / "instant.wav"))
     assert (done.status, done.out) == (0, "")
 
 
 @posix
-def test_a_file_that_may_not_be_read(
+def test_a_file_without_read_permission(
     make_daemon: Callable[..., RunningDaemon], toy: Callable[..., str], tone: str, tmp_path: Path
 ) -> None:
     daemon = make_daemon()
@@ -137,11 +139,11 @@ def test_a_file_that_may_not_be_read(
 
 
 def start_without_privileges(daemon: RunningDaemon) -> None:
-    """Start a daemon to which file permissions apply: also root's, who is else asked for none."""
+    """Start a daemon subject to file permissions, even as root, which is otherwise exempt from them."""
     command = [sys.executable, "-P", "-m", "whisperd.cli.main", "daemon", "start"]
     if os.getuid() == 0:
         if shutil.which("setpriv") is None:
-            pytest.skip("root needs setpriv to have less than all privileges")
+            pytest.skip("root needs setpriv to drop privileges")
         command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
     subprocess.run(command, env=daemon.env, check=True, capture_output=True, timeout=LIMIT_S)
 
@@ -154,7 +156,7 @@ def test_a_file_that_vanishes_before_it_is_decoded(
     tmp_path: Path,
 ) -> None:
     model = toy()
-    (Path(model) / "hold_load").touch()  # it is decoded when the model is loaded
+    (Path(model) / "hold_load").touch()  # decoding begins once the model is loaded
     copy = Path(shutil.copy(tone, tmp_path / "soon_gone.wav"))
     process = ctl_process("transcribe", "--model", model, str(copy))
     with shared.connect() as client:
@@ -164,7 +166,7 @@ def test_a_file_that_vanishes_before_it_is_decoded(
     out, err = process.communicate(timeout=LIMIT_S)
     assert (process.returncode, out) == (4, b"")
     assert str(copy).encode() in err
-    with shared.connect() as client:  # the model is loaded, so that the next test does not wait for it
+    with shared.connect() as client:  # wait for the load here, so that the next test need not
         until(lambda: client.daemon.status()["jobs"]["running"] == 0)
 
 
@@ -186,15 +188,13 @@ def test_an_unknown_model(shared: RunningDaemon, tone: str) -> None:
         (("jobs", "cancel", "--all", "--runtime", "nowhere"), "runtime.unknown"),
     ],
 )
-def test_what_is_named_and_not_there_ends_with_4(
-    shared: RunningDaemon, command: tuple[str, ...], code: str
-) -> None:
+def test_unknown_names_exit_with_4(shared: RunningDaemon, command: tuple[str, ...], code: str) -> None:
     done = shared.ctl(*command, "--json")
     assert (done.status, done.json["error"]["code"]) == (4, code)
     assert done.json["error"]["fix"]
 
 
-def test_a_file_is_no_folder_to_watch(shared: RunningDaemon, tone: str) -> None:
+def test_a_file_cannot_be_watched(shared: RunningDaemon, tone: str) -> None:
     done = shared.ctl("watch", "add", tone, "--json")
     assert (done.status, done.json["error"]["code"]) == (2, "watch.not_a_folder")
 
@@ -204,20 +204,22 @@ def test_an_unknown_language(shared: RunningDaemon, tone: str) -> None:
     assert "Did you mean german" in shared.ctl("transcribe", tone, "--language", "germn").err
 
 
-def test_what_an_english_model_cannot_do(shared: RunningDaemon, toy: Callable[..., str], tone: str) -> None:
+def test_requests_beyond_an_english_model_are_refused(
+    shared: RunningDaemon, toy: Callable[..., str], tone: str
+) -> None:
     model = toy("tiny.en", multilingual=False)
     assert refused(shared, tone, "--model", model, "--task", "translate") == (2, "task.not_in_model")
     assert refused(shared, tone, "--model", model, "--language", "de") == (2, "language.not_in_model")
 
 
-def test_a_model_that_cannot_be_loaded(shared: RunningDaemon, toy: Callable[..., str], tone: str) -> None:
+def test_a_model_that_fails_to_load(shared: RunningDaemon, toy: Callable[..., str], tone: str) -> None:
     assert refused(shared, tone, "--model", toy("broken", load_error="bad weights")) == (
         1,
         "model.load_failed",
     )
 
 
-def test_a_worker_that_always_dies(shared: RunningDaemon, toy: Callable[..., str], tone: str) -> None:
+def test_a_worker_that_keeps_dying(shared: RunningDaemon, toy: Callable[..., str], tone: str) -> None:
     model = Path(toy("deadly"))
     (model / "crash").write_text("SIGKILL" if os.name == "posix" else "SIGTERM")
     assert refused(shared, tone, "--no-vad", "--model", str(model)) == (1, "worker.died")

@@ -1,4 +1,4 @@
-"""A computer that does not help: full disks, no network, folders that cannot be written, damaged models."""
+"""An adverse environment: full disks, no network, read-only folders, damaged models."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MEBIBYTE = 2**20
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of 64 megabytes."""
+    """A disk of 64 MiB."""
     folder = tmp_path / "small_disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=64m,mode=0700", "tmpfs", str(folder)]
@@ -35,7 +35,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.fixture
 def closed_port() -> Iterator[str]:
-    """A server that nobody runs, at a port that nobody else is given meanwhile."""
+    """The address of a server that does not run, on a port reserved for the test."""
     with socket.socket() as deaf:
         deaf.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{deaf.getsockname()[1]}"
@@ -48,9 +48,7 @@ def big_model(toy: Callable[..., str]) -> str:
 
 
 @pytest.mark.real
-def test_a_disk_that_is_too_full_for_an_upload(
-    make_daemon: MakeDaemon, toy: Callable[..., str], tone: str
-) -> None:
+def test_a_disk_too_full_for_an_upload(make_daemon: MakeDaemon, toy: Callable[..., str], tone: str) -> None:
     daemon, model = make_daemon(), toy()
     start_with_small_files(daemon)
     done = daemon.ctl("transcribe", "-", "--json", input=bytes(3 * MEBIBYTE))
@@ -62,7 +60,7 @@ def test_a_disk_that_is_too_full_for_an_upload(
     assert small.out == TEXT
 
 
-def test_a_disk_that_is_too_full_for_a_model(
+def test_a_disk_too_full_for_a_model(
     make_daemon: MakeDaemon, toy: Callable[..., str], small_disk: Path
 ) -> None:
     daemon = make_daemon(env={"WHISPERD_MODELS_DIR": str(small_disk)}).start()
@@ -113,7 +111,7 @@ def test_no_network(
     assert daemon.ctl("daemon", "status").status == 0
 
 
-def test_downloads_that_are_forbidden(
+def test_downloads_in_offline_mode_are_refused(
     make_daemon: MakeDaemon, toy: Callable[..., str], tone: str, tmp_path: Path
 ) -> None:
     places = {
@@ -135,9 +133,7 @@ def test_downloads_that_are_forbidden(
 
 
 @pytest.mark.real
-def test_a_model_in_a_folder_that_cannot_be_written(
-    make_daemon: MakeDaemon, toy: Callable[..., str], tone: str
-) -> None:
+def test_a_model_in_a_read_only_folder(make_daemon: MakeDaemon, toy: Callable[..., str], tone: str) -> None:
     daemon = make_daemon()
     models = daemon.folder / "models"
     daemon.env["WHISPERD_MODELS_DIR"] = str(models)
@@ -145,7 +141,7 @@ def test_a_model_in_a_folder_that_cannot_be_written(
     daemon.ctl("models", "import", toy(), "mine")
     daemon.ctl("daemon", "stop")
     folders = [models, *(path for path in models.rglob("*") if path.is_dir() and not path.is_symlink())]
-    (models / "installed" / "mine" / "batches.jsonl").touch()  # where the toy engine takes its notes
+    (models / "installed" / "mine" / "batches.jsonl").touch()  # the toy engine writes its records there
     (models / "installed" / "mine" / "loads.jsonl").touch()
     try:
         for folder in folders:

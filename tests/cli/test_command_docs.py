@@ -1,4 +1,4 @@
-"""The page of commands in the documentation is made from the program, and is current."""
+"""The documentation page of commands is generated from the program, and is current."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "command_docs.py"
 
 @pytest.fixture(scope="module")
 def command_docs() -> ModuleType:
-    """The script, as a module."""
+    """Import the script as a module."""
     spec = importlib.util.spec_from_file_location("command_docs", SCRIPT)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -31,7 +31,7 @@ def test_the_page_is_current() -> None:
     assert done.returncode == 0, f"{done.stderr}run `make docs`"
 
 
-def test_a_page_that_is_not_current_is_noticed(
+def test_an_outdated_page_is_detected(
     command_docs: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command_docs, "PAGE", tmp_path / "commands.md")
@@ -47,7 +47,7 @@ def test_a_page_that_is_not_current_is_noticed(
     command_docs.main()
 
 
-def test_the_page_tells_everything(command_docs: ModuleType) -> None:
+def test_the_page_is_complete(command_docs: ModuleType) -> None:
     page = command_docs.page()
     assert all(f"\n## `whisperctl {name}`\n" in page for name in COMMANDS)
     assert "| `-o FILE`, `--output FILE` | " in page

@@ -1,4 +1,4 @@
-"""What the shell offers when Tab is pressed: commands, options, their values and the names that there are."""
+"""Shell completion: commands, options, their values, and existing names."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ def names(noun: str) -> Iterable[Word]:
 
 
 def offered(*words: str) -> list[str] | str:
-    """The words that are offered for the last of these, or else what kind of names."""
+    """Return the completions of the last word, or the kind of path to complete."""
     found = offer(program(), words, names)
     return found.kind if found.kind != "words" else [one.text for one in found.words]
 
 
-def test_every_command_and_every_verb() -> None:
+def test_every_command_and_verb_is_completed() -> None:
     assert offered() == offered("") == list(COMMANDS)
     assert offered("models", "re") == ["recommend", "remove"]
     assert offered("help", "da") == ["daemon"]
@@ -79,7 +79,7 @@ def test_every_command_and_every_verb() -> None:
         ("completion zsh ", []),
     ],
 )
-def test_options_and_their_values(line: str, expected: list[str] | str) -> None:
+def test_options_and_their_values_are_completed(line: str, expected: list[str] | str) -> None:
     assert offered(*line.split(" ")) == expected
 
 
@@ -112,11 +112,11 @@ def test_options_and_their_values(line: str, expected: list[str] | str) -> None:
         ("watch add folder --move-to ", "folders"),
     ],
 )
-def test_names(line: str, expected: list[str] | str) -> None:
+def test_existing_names_are_completed(line: str, expected: list[str] | str) -> None:
     assert offered(*line.split(" ")) == expected
 
 
-def test_a_name_that_breaks_lines_is_not_offered(shared: RunningDaemon, tmp_path: Path) -> None:
+def test_a_name_with_a_line_break_is_not_offered(shared: RunningDaemon, tmp_path: Path) -> None:
     folders = [str(tmp_path / name) for name in ("in box", "two\nlines")]
     for folder in folders:
         Path(folder).mkdir()
@@ -127,7 +127,7 @@ def test_a_name_that_breaks_lines_is_not_offered(shared: RunningDaemon, tmp_path
     assert shared.ctl("watch", "remove", *folders).status == 0
 
 
-def test_the_names_are_those_of_the_daemon_that_runs(
+def test_names_come_from_the_running_daemon(
     shared: RunningDaemon, make_daemon: Callable[..., RunningDaemon]
 ) -> None:
     assert shared.ctl("runtimes", "create", "fast", "--model", "tiny.en").status == 0
@@ -140,10 +140,10 @@ def test_the_names_are_those_of_the_daemon_that_runs(
     for option in (["--socket", shared.socket], [f"--socket={shared.socket}"]):
         assert "fast" in none_runs.ctl("__complete", *option, "runtimes", "load", "f").out
     assert none_runs.ctl("__complete", "runtimes", "load", "").out == "words\n"
-    assert none_runs.ctl("daemon", "status", "--no-start").status == 3, "none was started"
+    assert none_runs.ctl("daemon", "status", "--no-start").status == 3, "completion must not start a daemon"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a Unix socket")
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a Unix socket")
 def test_a_daemon_that_does_not_answer_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(completion, "PATIENCE_S", 0.2)
     with TemporaryDirectory() as folder, Socket(socket.AF_UNIX) as silent:
@@ -175,15 +175,15 @@ ASK = {
         complete -C 'whisperctl {words}' | string replace -r '\\t.*' ''
     """,
 }
-"""For each shell: have it complete the last of some words, and print what it offers."""
+"""A script for each shell that completes the last of some words and prints the completions."""
 
 FILES = {"bash": "compopt default", "zsh": "_files", "fish": "path clip"}
 FOLDERS = {"bash": "compopt dirnames", "zsh": "_files -/", "fish": "directories clip"}
 
 
 @pytest.mark.parametrize("shell", ASK)
-@pytest.mark.skipif(sys.platform == "win32", reason="these shells are not there")
-def test_each_shell_offers_that(shell: str, shared: RunningDaemon) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows lacks these shells")
+def test_each_shell_shows_the_completions(shell: str, shared: RunningDaemon) -> None:
     path = shutil.which(shell)
     assert path, f"this test needs {shell}: `apt-get install zsh fish`, `brew install fish`"
     folder = Path(sys.executable).parent
@@ -204,13 +204,13 @@ def test_each_shell_offers_that(shell: str, shared: RunningDaemon) -> None:
     assert shown("transcribe", "clip") == [FILES[shell]]
     assert shown("watch", "add", "clip") == [FOLDERS[shell]]
     if shell == "bash":
-        assert shown("transcribe", "--format", "=", "s") == ["srt"], "as bash takes it apart"
+        assert shown("transcribe", "--format", "=", "s") == ["srt"], "bash splits words at ="
         assert shown("watch", "add", "--quiet-hours", "22", ":", "00-07", ":", "00", "clip") == [
             FOLDERS[shell]
         ]
         assert shown("models", "'\\re'") == ["recommend", "remove"]
 
 
-def test_the_script_as_json(shared: RunningDaemon) -> None:
+def test_the_completion_script_as_json(shared: RunningDaemon) -> None:
     answer = shared.ctl("completion", "bash", "--json").json
     assert answer["script"] == shared.ctl("completion", "bash").out

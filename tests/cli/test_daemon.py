@@ -1,4 +1,4 @@
-"""`whisperctl daemon`: what it prints. How the daemon lives is tested in `tests/daemon`."""
+"""The output of `whisperctl daemon`. `tests/daemon` tests the life cycle of the daemon."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_status(shared: RunningDaemon) -> None:
     assert shared.ctl("daemon", "status", "--json").json["pid"] == shared.pid
 
 
-def test_status_says_in_which_precision_a_runtime_is_loaded(
+def test_status_shows_the_precision_of_a_loaded_runtime(
     shared: RunningDaemon, toy: Callable[..., str], tone: str
 ) -> None:
     model = toy("precise")
@@ -29,7 +29,7 @@ def test_status_says_in_which_precision_a_runtime_is_loaded(
     assert row.split()[1:4] == ["loaded", "toy-cpu", "int8"]
 
 
-def test_status_says_why_a_runtime_failed(shared: RunningDaemon, toy: Callable[..., str], tone: str) -> None:
+def test_status_shows_why_a_runtime_failed(shared: RunningDaemon, toy: Callable[..., str], tone: str) -> None:
     model = toy("broken", load_error="bad weights")
     failed = shared.ctl("transcribe", "--model", model, tone)
     lines = shared.ctl("daemon", "status").out.splitlines()
@@ -47,7 +47,7 @@ def test_no_daemon(make_daemon: Callable[..., RunningDaemon]) -> None:
         assert "`whisperctl daemon start`" in done.err
 
 
-def test_stopping_what_does_not_run_is_done(make_daemon: Callable[..., RunningDaemon]) -> None:
+def test_stopping_without_a_daemon_succeeds(make_daemon: Callable[..., RunningDaemon]) -> None:
     daemon = make_daemon()
     done = daemon.ctl("daemon", "stop")
     assert (done.status, done.out, done.err) == (0, "whisperd is not running\n", "")
@@ -56,7 +56,7 @@ def test_stopping_what_does_not_run_is_done(make_daemon: Callable[..., RunningDa
 
 
 @pytest.mark.skipif(os.name != "posix", reason="sockets are files on POSIX")
-def test_a_socket_that_cannot_be_used_is_not_taken_for_none(
+def test_an_unusable_socket_does_not_mean_that_no_daemon_runs(
     make_daemon: Callable[..., RunningDaemon],
 ) -> None:
     daemon = make_daemon()
@@ -65,7 +65,7 @@ def test_a_socket_that_cannot_be_used_is_not_taken_for_none(
         assert (done.status, done.json["error"]["code"]) == (3, "socket.not_usable")
 
 
-def test_settings_that_are_wrong_are_no_reason_not_to_reach_it(shared: RunningDaemon) -> None:
+def test_invalid_settings_do_not_stop_the_daemon(shared: RunningDaemon) -> None:
     before = shared.config.read_text() if shared.config.exists() else ""
     shared.settings("[daemon]\ngrace_period_s = 'long'\n")
     try:
@@ -73,22 +73,20 @@ def test_settings_that_are_wrong_are_no_reason_not_to_reach_it(shared: RunningDa
         assert (done.status, done.json["error"]["code"]) == (1, "config.invalid")
         done = shared.ctl("daemon", "restart", "--json")
         assert (done.status, done.json["error"]["code"]) == (1, "config.invalid")
-        assert (
-            shared.ctl("daemon", "status", "--json").json["pid"] == shared.pid
-        )  # it was not ended for nothing
+        assert shared.ctl("daemon", "status", "--json").json["pid"] == shared.pid  # it still runs
     finally:
         shared.settings(before)
     assert shared.ctl("daemon", "reload", "--quiet").out == ""
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions as on POSIX")
-def test_a_log_that_is_a_folder(make_daemon: Callable[..., RunningDaemon]) -> None:
+def test_a_log_that_is_a_folder_is_an_error(make_daemon: Callable[..., RunningDaemon]) -> None:
     daemon = make_daemon()
     (daemon.folder / "state" / "daemon.log").mkdir(parents=True)
     done = daemon.ctl("daemon", "logs", "--json")
     assert (done.status, done.json["error"]["code"]) == (1, "log.unreadable")
 
 
-def test_one_document_cannot_be_followed(shared: RunningDaemon) -> None:
+def test_a_log_cannot_be_followed_as_one_json_document(shared: RunningDaemon) -> None:
     done = shared.ctl("daemon", "logs", "--json", "--follow")
     assert (done.status, done.json["error"]["code"]) == (2, "usage.invalid")

@@ -1,4 +1,4 @@
-"""`whisperctl dictate`, with audio on standard input and with programs that pretend to record."""
+"""`whisperctl dictate`, with audio on standard input and with fake recorders."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from whisperd.speech import samples
 from whisperd_testing import LIMIT_S, RunningDaemon, batches, until
 
 pytestmark = pytest.mark.real
-posix = pytest.mark.skipif(os.name != "posix", reason="signals, and programs that are scripts")
+posix = pytest.mark.skipif(os.name != "posix", reason="needs signals and executable scripts")
 
 SPEECH = b"".join(sample.pcm + bytes(32_000) for sample in samples()[:2])
 TEXT = ["transcribe 3.09 s", "transcribe 5.23 s"]
@@ -40,7 +40,7 @@ Start = Callable[..., "subprocess.Popen[bytes]"]
 
 @pytest.fixture
 def recorder(tmp_path: Path, shared: RunningDaemon, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with an `arecord` that hears `SPEECH`, and then nothing more until it is ended."""
+    """A folder with an `arecord` that outputs `SPEECH`, and then nothing until it is stopped."""
     folder = tmp_path / "bin"
     folder.mkdir()
     (folder / "speech").write_bytes(SPEECH)
@@ -50,12 +50,12 @@ def recorder(tmp_path: Path, shared: RunningDaemon, monkeypatch: pytest.MonkeyPa
     return folder
 
 
-def test_text_comes_in_lines(shared: RunningDaemon) -> None:
+def test_text_is_printed_line_by_line(shared: RunningDaemon) -> None:
     done = shared.ctl("dictate", "--stdin", input=SPEECH)
     assert (done.status, done.out.splitlines(), done.err) == (0, TEXT, "")
 
 
-def test_nothing_said_is_nothing_written(shared: RunningDaemon) -> None:
+def test_silence_prints_nothing(shared: RunningDaemon) -> None:
     for nothing in (b"", b"\0", bytes(64_000)):
         done = shared.ctl("dictate", "--stdin", input=nothing)
         assert (done.status, done.out, done.err) == (0, "", "")
@@ -68,14 +68,14 @@ def test_json_is_one_document(shared: RunningDaemon) -> None:
     assert [one["text"].strip() for one in done.json["segments"]] == TEXT
 
 
-def test_events_are_lines_of_json(shared: RunningDaemon) -> None:
+def test_stream_prints_events_as_json_lines(shared: RunningDaemon) -> None:
     done = shared.ctl("dictate", "--stdin", "--stream", input=SPEECH)
     events = [json.loads(line) for line in done.out.splitlines()]
     assert [one["text"] for one in events if one["type"] == "transcription.segment"] == TEXT
     assert events[-1]["type"] == "transcription.completed"
 
 
-def test_a_file_gets_the_lines(shared: RunningDaemon, tmp_path: Path) -> None:
+def test_an_output_file_gets_the_lines(shared: RunningDaemon, tmp_path: Path) -> None:
     target = tmp_path / "notes.txt"
     done = shared.ctl("dictate", "--stdin", "-o", str(target), input=SPEECH)
     assert (done.status, done.out) == (0, "")
@@ -93,15 +93,15 @@ def test_a_file_gets_the_lines(shared: RunningDaemon, tmp_path: Path) -> None:
     assert target.read_text().splitlines() != TEXT
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
-def test_a_full_disk_is_that_of_the_file(shared: RunningDaemon) -> None:
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full of Linux")
+def test_a_full_disk_is_reported_for_the_output_file(shared: RunningDaemon) -> None:
     done = shared.ctl("dictate", "--stdin", "--json", "-o", "/dev/full", input=SPEECH)
     assert (done.status, done.json["error"]["code"]) == (1, "output.not_writable")
     assert done.json["error"]["message"].startswith("/dev/full cannot be written")
     assert done.err == ""
 
 
-def test_subtitles_are_written_when_it_is_over(shared: RunningDaemon, tmp_path: Path) -> None:
+def test_subtitles_are_written_at_the_end(shared: RunningDaemon, tmp_path: Path) -> None:
     target = tmp_path / "talk.srt"
     done = shared.ctl("dictate", "--stdin", "-o", str(target), input=SPEECH)
     assert (done.status, done.out, done.err) == (0, "", "")
@@ -109,7 +109,7 @@ def test_subtitles_are_written_when_it_is_over(shared: RunningDaemon, tmp_path: 
     assert all(line in target.read_text() for line in TEXT)
 
 
-def test_a_file_that_comes_meanwhile_is_not_replaced_and_what_was_said_is_kept(
+def test_a_file_created_meanwhile_is_not_replaced_and_the_text_is_not_lost(
     shared: RunningDaemon, ctl_process: Start, tmp_path: Path
 ) -> None:
     target = tmp_path / "talk.srt"
@@ -132,12 +132,12 @@ def test_output_dash_is_standard_output(
     assert (done.status, done.out.splitlines(), list(tmp_path.iterdir())) == (0, TEXT, [])
 
 
-def test_a_file_of_an_encoder_is_no_raw_audio(shared: RunningDaemon) -> None:
+def test_an_encoded_file_is_not_raw_audio(shared: RunningDaemon) -> None:
     done = shared.ctl("dictate", "--stdin", "--json", input=b"fLaC" + SPEECH)
     assert (done.status, done.json["error"]["code"]) == (1, "audio.unsupported")
 
 
-def test_options_travel(shared: RunningDaemon) -> None:
+def test_options_reach_the_job(shared: RunningDaemon) -> None:
     options = ("--language", "German", "--task", "translate", "--beam-size", "3", "--prompt", "So.")
     done = shared.ctl("dictate", "--stdin", *options, input=SPEECH)
     assert done.out.splitlines() == [line.replace("transcribe", "translate") for line in TEXT]
@@ -158,14 +158,18 @@ def test_options_travel(shared: RunningDaemon) -> None:
         (("--stdin", "-o", "/no/such/folder/notes.txt"), 1),
     ],
 )
-def test_what_cannot_be(shared: RunningDaemon, arguments: tuple[str, ...], status: int) -> None:
+def test_invalid_arguments_are_refused(
+    shared: RunningDaemon, arguments: tuple[str, ...], status: int
+) -> None:
     done = shared.ctl("dictate", *arguments, input=SPEECH)
     assert done.status == status
     assert done.err.startswith("whisperctl: ") or "--json" in arguments
 
 
 @posix
-def test_the_microphone_until_ctrl_c(shared: RunningDaemon, ctl_process: Start, recorder: Path) -> None:
+def test_the_microphone_is_recorded_until_ctrl_c(
+    shared: RunningDaemon, ctl_process: Start, recorder: Path
+) -> None:
     process = ctl_process("dictate")
     assert process.stdout is not None
     assert process.stdout.readline().decode().strip() == TEXT[0]
@@ -178,9 +182,7 @@ def test_the_microphone_until_ctrl_c(shared: RunningDaemon, ctl_process: Start, 
 
 
 @posix
-def test_a_microphone_that_is_muted_is_told(
-    shared: RunningDaemon, ctl_process: Start, recorder: Path
-) -> None:
+def test_a_muted_microphone_is_reported(shared: RunningDaemon, ctl_process: Start, recorder: Path) -> None:
     (recorder / "speech").write_bytes(bytes(48_000))
     process = ctl_process("dictate")
     until((recorder / "recording").exists)
@@ -203,13 +205,15 @@ def test_ctrl_c_ends_standard_input_too(shared: RunningDaemon, ctl_process: Star
 
 
 def jobs_on(daemon: RunningDaemon, model: Path) -> list[str]:
-    """How they are."""
+    """Return the statuses of the jobs with a model."""
     with daemon.connect() as client:
         return [one["status"] for one in client.jobs.list() if one["options"]["model"] == str(model)]
 
 
 @posix
-def test_ctrl_c_before_it_listens_cancels(shared: RunningDaemon, ctl_process: Start, held: Path) -> None:
+def test_ctrl_c_before_recording_cancels_the_job(
+    shared: RunningDaemon, ctl_process: Start, held: Path
+) -> None:
     (held / "hold_load").touch()
     process = ctl_process("dictate", "--stdin", "--stream", "--model", str(held), stdin=subprocess.PIPE)
     assert process.stdout is not None
@@ -221,7 +225,7 @@ def test_ctrl_c_before_it_listens_cancels(shared: RunningDaemon, ctl_process: St
 
 
 @posix
-def test_ctrl_c_twice_cancels(shared: RunningDaemon, ctl_process: Start, held: Path) -> None:
+def test_ctrl_c_twice_cancels_the_job(shared: RunningDaemon, ctl_process: Start, held: Path) -> None:
     process = ctl_process("dictate", "--stdin", "--model", str(held), stdin=subprocess.PIPE)
     assert process.stdin is not None
     process.stdin.write(SPEECH)
@@ -230,13 +234,13 @@ def test_ctrl_c_twice_cancels(shared: RunningDaemon, ctl_process: Start, held: P
     while process.poll() is None:
         process.send_signal(signal.SIGINT)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(2)  # a third one would kill what is about to end
+            process.wait(2)  # a third signal would kill a process that is about to exit
     assert process.returncode == 130
     until(lambda: jobs_on(shared, held) == ["cancelled"])
 
 
 @posix
-def test_a_recorder_that_fails_is_an_error_and_loses_nothing(shared: RunningDaemon, recorder: Path) -> None:
+def test_a_failing_recorder_is_an_error_but_its_audio_is_kept(shared: RunningDaemon, recorder: Path) -> None:
     (recorder / "fail").touch()
     done = shared.ctl("dictate")
     assert (done.status, done.out.splitlines()) == (1, TEXT)
@@ -244,16 +248,14 @@ def test_a_recorder_that_fails_is_an_error_and_loses_nothing(shared: RunningDaem
 
 
 @posix
-def test_a_recorder_that_cannot_be_run_is_that_of_the_microphone(
-    shared: RunningDaemon, recorder: Path
-) -> None:
+def test_a_recorder_that_cannot_run_is_an_audio_error(shared: RunningDaemon, recorder: Path) -> None:
     (recorder / "arecord").write_text("")
     done = shared.ctl("dictate", "--json")
     assert (done.status, done.json["error"]["code"]) == (1, "audio.not_readable")
 
 
 @posix
-def test_without_a_recorder_it_says_so(
+def test_a_missing_recorder_is_reported(
     shared: RunningDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(shared.env, "PATH", str(tmp_path))

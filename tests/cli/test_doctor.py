@@ -1,4 +1,4 @@
-"""`whisperctl doctor`: each thing that can be wrong is made wrong, and found."""
+"""`whisperctl doctor`: each problem that it knows is created, and found."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MakeDaemon = Callable[..., RunningDaemon]
 
 @pytest.fixture
 def user(make_daemon: MakeDaemon, tmp_path: Path) -> RunningDaemon:
-    """A user with nothing installed yet, and no daemon."""
+    """A user without a daemon and with nothing installed."""
     for variable in ("LD_PRELOAD", "LD_LIBRARY_PATH", "CUDA_PATH"):
         assert variable not in os.environ, f"unset {variable} to test this"
     places = {
@@ -45,7 +45,7 @@ def user(make_daemon: MakeDaemon, tmp_path: Path) -> RunningDaemon:
 
 
 def doctor(user: RunningDaemon, *options: str) -> tuple[int, dict[str, list[dict[str, Any]]]]:
-    """The exit status, and the checks by name."""
+    """Run the doctor; return the exit status and the checks by name."""
     done = user.ctl("doctor", "--json", *options)
     checks: dict[str, list[dict[str, Any]]] = {}
     for check in done.json["checks"]:
@@ -59,7 +59,7 @@ def doctor(user: RunningDaemon, *options: str) -> tuple[int, dict[str, list[dict
 
 
 def finds(user: RunningDaemon, name: str, status: str, said: str, *options: str) -> None:
-    """That the doctor says this."""
+    """Check that the doctor reports exactly this problem under this name."""
     _, checks = doctor(user, *options)
     (found,) = [one for one in checks[name] if one["status"] != "ok"]
     assert found["status"] == status and said in f"{found['message']} {found['fix']}", found
@@ -74,12 +74,12 @@ def finds(user: RunningDaemon, name: str, status: str, said: str, *options: str)
         (2, 3, "2 things are broken, 3 warnings"),
     ],
 )
-def test_the_last_line(broken: int, warnings: int, said: str) -> None:
+def test_the_last_line_sums_up(broken: int, warnings: int, said: str) -> None:
     assert summary(broken, warnings) == said
 
 
 class TestWithoutADaemon:
-    def test_a_new_user_is_well(self, user: RunningDaemon) -> None:
+    def test_a_new_user_has_no_problems(self, user: RunningDaemon) -> None:
         status, checks = doctor(user, "--no-start")
         assert status == 0
         assert "not running" in checks["daemon"][0]["message"]
@@ -87,7 +87,7 @@ class TestWithoutADaemon:
         assert not Path(user.env["WHISPERD_STATE_DIR"]).exists()
         assert not (Path(user.env["WHISPERD_MODELS_DIR"])).exists()
 
-    def test_settings_that_are_not_valid(self, user: RunningDaemon) -> None:
+    def test_invalid_settings(self, user: RunningDaemon) -> None:
         user.settings("[runtime]\nworkerz = 2\n")
         finds(user, "settings", "broken", "Did you mean `workers`?")
         finds(user, "daemon", "broken", "No daemon answers.")
@@ -97,19 +97,21 @@ class TestWithoutADaemon:
         finds(user, "state folder", "broken", "is not a folder")
         finds(user, "daemon", "broken", "No daemon answers.")
 
-    def test_a_data_base_that_is_none(self, user: RunningDaemon) -> None:
+    def test_an_invalid_database(self, user: RunningDaemon) -> None:
         state = Path(user.env["WHISPERD_STATE_DIR"])
         state.mkdir(mode=0o700)
         (state / "whisperd.sqlite3").write_text("this is no data base, though it is long enough" * 100)
         finds(user, "database", "broken", "whisperctl daemon restart", "--no-start")
-        finds(user, "database", "warning", "damaged and replaced by an empty one")  # the daemon was started
+        finds(
+            user, "database", "warning", "damaged and replaced by an empty one"
+        )  # the doctor has started the daemon
 
-    def test_what_is_missing_and_may_not_be_downloaded(self, user: RunningDaemon) -> None:
+    def test_missing_bundles_and_models_in_offline_mode(self, user: RunningDaemon) -> None:
         user.env["WHISPERD_OFFLINE"] = "1"
         finds(user, "bundle", "broken", "media is not installed", "--no-start")
         finds(user, "models", "warning", "downloads are forbidden", "--no-start")
 
-    def test_libraries_that_get_in_the_way(self, user: RunningDaemon, tmp_path: Path) -> None:
+    def test_interfering_libraries(self, user: RunningDaemon, tmp_path: Path) -> None:
         (tmp_path / "cuda").mkdir()
         (tmp_path / "cuda" / "libcublas.so.11").touch()
         user.env["CUDA_PATH"] = "/no/such/folder"
@@ -144,8 +146,8 @@ class TestWithoutADaemon:
         finds(user, "socket", "broken", f"chmod 700 {folder}", "--no-start")
         folder.chmod(0o700)
 
-    @pytest.mark.skipif("os.name != 'posix' or os.geteuid() != 0", reason="only root gives files away")
-    def test_a_file_of_somebody_else(self, user: RunningDaemon) -> None:
+    @pytest.mark.skipif("os.name != 'posix' or os.geteuid() != 0", reason="only root can change owners")
+    def test_a_file_of_another_user(self, user: RunningDaemon) -> None:
         state = Path(user.env["WHISPERD_STATE_DIR"])
         state.mkdir(mode=0o700)
         (state / "daemon.log").touch()
@@ -159,7 +161,7 @@ class TestWithoutADaemon:
 
 
 class TestWithADaemon:
-    def test_all_is_well(self, user: RunningDaemon) -> None:
+    def test_a_healthy_daemon(self, user: RunningDaemon) -> None:
         status, checks = doctor(user.start())
         assert status == 0
         assert f"process {user.pid}" in checks["daemon"][0]["message"]
@@ -172,28 +174,28 @@ class TestWithADaemon:
         assert [one["name"] for one in asked] == [name for name in checks for _ in checks[name]][2:]
 
     @posix_only
-    def test_its_data_base_was_replaced(self, user: RunningDaemon) -> None:
+    def test_a_replaced_database(self, user: RunningDaemon) -> None:
         database = user.start().folder / "state" / "whisperd.sqlite3"
         shutil.copy(database, database.with_name("copy"))
         database.with_name("copy").replace(database)
         finds(user, "database", "broken", "deleted or replaced")
 
-    def test_it_is_started(self, user: RunningDaemon) -> None:
+    def test_the_doctor_starts_the_daemon(self, user: RunningDaemon) -> None:
         _, checks = doctor(user)
         assert "answers, process" in checks["daemon"][0]["message"]
 
     @posix_only
-    def test_one_that_was_killed(self, user: RunningDaemon) -> None:
+    def test_a_killed_daemon(self, user: RunningDaemon) -> None:
         user.start()
         user.signal(signal.SIGKILL)
         user.wait()
         finds(user, "socket", "warning", "left behind", "--no-start")
-        finds(user, "crashes", "warning", "The daemon ended once")  # another one has begun since
+        finds(user, "crashes", "warning", "The daemon ended once")  # a new daemon has started since
         _, checks = doctor(user)
         assert checks["socket"][0]["status"] == "ok"
 
     @posix_only
-    def test_one_whose_socket_is_gone(self, user: RunningDaemon) -> None:
+    def test_a_daemon_whose_socket_was_deleted(self, user: RunningDaemon) -> None:
         Path(user.start().socket).unlink()
         finds(user, "socket", "broken", "its socket", "--no-start")
 
@@ -232,7 +234,7 @@ class TestWithADaemon:
 
 @posix_only
 def test_a_daemon_of_another_version(user: RunningDaemon) -> None:
-    """One that is so old that it knows nothing of a doctor: then the client looks."""
+    """A daemon so old that it has no doctor: the client does the checks itself."""
 
     def unknown(_params: object) -> None:
         raise WhisperdError("rpc.unknown_method", "There is no method.", "Ask for another.")
@@ -249,7 +251,9 @@ def test_a_daemon_of_another_version(user: RunningDaemon) -> None:
 
 
 @pytest.mark.real
-def test_a_report_tells_nothing_private(user: RunningDaemon, tmp_path: Path, toy: Callable[..., str]) -> None:
+def test_a_report_contains_nothing_private(
+    user: RunningDaemon, tmp_path: Path, toy: Callable[..., str]
+) -> None:
     home = tmp_path / "home" / "maria"
     home.mkdir(parents=True)
     (home / "talks").mkdir()
@@ -274,7 +278,7 @@ def test_a_report_tells_nothing_private(user: RunningDaemon, tmp_path: Path, toy
     told = user.ctl("doctor", "--report")
     secrets = ["maria", "schmidt", "divorce", "talks", "transcribe 2.00", str(home), str(tmp_path)]
     assert [secret for secret in secrets if secret.lower() in told.out.lower()] == [], told.out
-    # These may be short, and part of another word or of a name that was drawn by chance.
+    # These may be short, and happen to be part of another word or of a random name.
     words = re.findall(r"[^\W_]+", told.out.replace("USER", "").replace("HOST", "").lower())
     for name in (getpass.getuser(), platform.node()):
         parts = re.findall(r"[^\W_]+", name.lower())

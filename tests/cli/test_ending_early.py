@@ -1,4 +1,4 @@
-"""Ctrl-C, signals, closed pipes and time limits: the job ends in the daemon, and nothing is left."""
+"""Ctrl-C, signals, closed pipes and time limits: the job ends in the daemon, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Interrupter:
 sys.meta_path.insert(0, Interrupter)
 EntryPoint("program", sys.argv[2], "console_scripts").load()()
 """
-"""A program, with a Ctrl-C when it begins to import one module."""
+"""A program that receives Ctrl-C when it begins to import a given module."""
 
 
 def jobs_on(daemon: RunningDaemon, model: Path) -> list[dict[str, Any]]:
@@ -48,7 +48,7 @@ def statuses(daemon: RunningDaemon, model: Path) -> list[str]:
 
 
 def begun(start: Start, model: Path, *arguments: str, **options: object) -> subprocess.Popen[bytes]:
-    """A transcription whose first batch is with the engine, which holds it."""
+    """Start a transcription and wait until the engine holds its first batch."""
     process = start("transcribe", "--no-vad", "--model", str(model), *arguments, **options)
     until(lambda: batches(model))
     return process
@@ -63,7 +63,7 @@ def begun(start: Start, model: Path, *arguments: str, **options: object) -> subp
         ("whisperd", "whisperd.daemon.service"),
     ],
 )
-def test_ctrl_c_while_it_is_imported(program: str, module: str) -> None:
+def test_ctrl_c_during_import_exits_quietly(program: str, module: str) -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text("utf-8"))["project"]
     command = [sys.executable, "-c", INTERRUPTED, module, project["scripts"][program]]
     done = subprocess.run(command, capture_output=True, check=False, timeout=LIMIT_S)
@@ -88,7 +88,7 @@ def test_ctrl_c_cancels_every_file(shared: RunningDaemon, ctl_process: Start, he
     until(lambda: statuses(shared, held) == ["cancelled"] * 3)
 
 
-def test_ctrl_c_leaves_what_is_done(
+def test_ctrl_c_prints_finished_results(
     shared: RunningDaemon, ctl_process: Start, held: Path, tone: str, tmp_path: Path
 ) -> None:
     missing = str(tmp_path / "missing.wav")
@@ -100,7 +100,7 @@ def test_ctrl_c_leaves_what_is_done(
     assert [document["input"] for document in json.loads(out)] == [missing]
 
 
-def test_ctrl_c_leaves_no_file(
+def test_ctrl_c_leaves_no_output_file(
     shared: RunningDaemon, ctl_process: Start, held: Path, tone: str, tmp_path: Path
 ) -> None:
     folder = tmp_path / "out"
@@ -111,10 +111,12 @@ def test_ctrl_c_leaves_no_file(
     assert list(folder.iterdir()) == []
 
 
-def test_ctrl_c_while_standard_input_is_read(shared: RunningDaemon, ctl_process: Start, held: Path) -> None:
+def test_ctrl_c_during_an_upload_from_standard_input(
+    shared: RunningDaemon, ctl_process: Start, held: Path
+) -> None:
     process = ctl_process("transcribe", "-", "--model", str(held), stdin=subprocess.PIPE)
     assert process.stdin is not None
-    process.stdin.write(b"RIFF" * 300_000)  # more than a piece: it is being sent
+    process.stdin.write(b"RIFF" * 300_000)  # more than one chunk, so the upload has begun
     process.stdin.flush()
     uploads = shared.folder / "state" / "uploads"
     until(lambda: any(path.is_file() for path in uploads.rglob("*")))
@@ -136,13 +138,13 @@ def test_sigterm_ends_the_client_and_its_job(
     assert jobs_on(shared, held)[0]["error"]["code"] == "job.client_gone"
 
 
-def test_ctrl_c_does_not_cancel_what_is_only_followed(
+def test_ctrl_c_while_following_does_not_cancel_the_job(
     shared: RunningDaemon, ctl_process: Start, held: Path, tone: str
 ) -> None:
     with shared.connect() as client:
         job = client.submit(tone, detach=True, model=held, vad=False)
         for verb in ("follow", "wait"):
-            until(lambda: client.daemon.status()["clients"] == 1, "those before to go")
+            until(lambda: client.daemon.status()["clients"] == 1, "earlier clients to disconnect")
             process = ctl_process("jobs", verb, job)
             until(lambda: client.daemon.status()["clients"] == 2)
             process.send_signal(signal.SIGINT)
@@ -153,10 +155,10 @@ def test_ctrl_c_does_not_cancel_what_is_only_followed(
     assert shared.ctl("jobs", "follow", job).out == "transcribe 2.00 s\n"
 
 
-def test_a_closed_pipe_ends_it_quietly(
+def test_a_closed_pipe_ends_the_command_quietly(
     shared: RunningDaemon, ctl_process: Start, toy: Callable[..., str], ten_minutes: Path
 ) -> None:
-    """As with `| head -1`, when the reader has enough while there is more to come."""
+    """As with `| head -1`, when the reader exits before the output ends."""
     model = Path(toy("slow", window_s=0.2))
     process = begun(ctl_process, model, str(ten_minutes))
     assert process.stdout is not None and process.stderr is not None
@@ -169,7 +171,7 @@ def test_a_closed_pipe_ends_it_quietly(
 
 
 @pytest.mark.parametrize("arguments", ["--help", "jobs list", "daemon status --json"])
-def test_a_pipe_that_nobody_reads(shared: RunningDaemon, arguments: str) -> None:
+def test_a_pipe_without_a_reader_ends_the_command_quietly(shared: RunningDaemon, arguments: str) -> None:
     read, write = os.pipe()
     os.close(read)
     command = [sys.executable, "-m", "whisperd.cli.main", *arguments.split()]
@@ -180,14 +182,14 @@ def test_a_pipe_that_nobody_reads(shared: RunningDaemon, arguments: str) -> None
     assert (done.returncode, done.stderr) == (0, b"")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full of Linux")
 @pytest.mark.parametrize("arguments", ["jobs list", "daemon status --json", "--help", "--version"])
-def test_a_full_disk_under_standard_output(shared: RunningDaemon, arguments: str) -> None:
+def test_standard_output_on_a_full_disk_is_an_error(shared: RunningDaemon, arguments: str) -> None:
     command = [sys.executable, "-m", "whisperd.cli.main", *arguments.split()]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             command,
-            env={**shared.env, "PYTHONUNBUFFERED": "1"},  # what is printed is written at once
+            env={**shared.env, "PYTHONUNBUFFERED": "1"},  # output is written at once
             stdout=full,
             stderr=subprocess.PIPE,
             check=False,
@@ -200,7 +202,7 @@ def test_a_full_disk_under_standard_output(shared: RunningDaemon, arguments: str
     ]
 
 
-def test_errors_keep_their_status_when_nobody_listens(shared: RunningDaemon) -> None:
+def test_errors_keep_their_status_with_standard_error_closed(shared: RunningDaemon) -> None:
     command = f'"{sys.executable}" -m whisperd.cli.main jobs show none 2>&-'
     assert subprocess.run(["sh", "-c", command], env=shared.env, check=False, timeout=LIMIT_S).returncode == 4
 
@@ -211,7 +213,7 @@ def test_the_time_limit_cancels_the_job(shared: RunningDaemon, held: Path, tone:
     assert statuses(shared, held) == ["cancelled"]
 
 
-def test_who_reads_the_events_hears_of_the_time_limit(shared: RunningDaemon, held: Path, tone: str) -> None:
+def test_the_time_limit_is_reported_in_the_event_stream(shared: RunningDaemon, held: Path, tone: str) -> None:
     options = ("--no-vad", "--model", str(held), "--timeout", "0.5", "--stream")
     done = shared.ctl("transcribe", *options, tone)
     (job,) = jobs_on(shared, held)
@@ -220,14 +222,14 @@ def test_who_reads_the_events_hears_of_the_time_limit(shared: RunningDaemon, hel
     assert last["error"]["code"] == "job.timeout"
 
 
-def test_the_time_limit_is_for_all_files(shared: RunningDaemon, held: Path, tone: str) -> None:
+def test_the_time_limit_covers_all_files(shared: RunningDaemon, held: Path, tone: str) -> None:
     done = shared.ctl("transcribe", "--no-vad", "--model", str(held), "--timeout", "0.5", tone, tone)
     assert done.status == 1
     assert done.err.count("not done within 0.5 s") == 2
     assert statuses(shared, held) == ["cancelled"] * 2
 
 
-def test_a_daemon_that_dies_is_status_3(
+def test_a_killed_daemon_means_status_3(
     make_daemon: Callable[..., RunningDaemon], held: Path, tone: str
 ) -> None:
     daemon = make_daemon().start()

@@ -1,4 +1,4 @@
-"""The page of the interface names every error code that the program has."""
+"""The interface page documents every error code of the program."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ NAMES = """
     memory.current memory.events memory.limit_in_bytes memory.max memory.oom_control memory.stat
     memory.usage_in_bytes
 """
-"""What else is written as codes are: an event, methods of the decoder, a setting, tensors and files."""
+"""Other texts of the same form: an event, decoder methods, a setting, tensors and files."""
 
 
 def texts(node: ast.AST) -> Iterator[tuple[str, bool]]:
-    """The text that a node of a program is, or the code of the error that it makes, and which of these."""
+    """Yield the text of a string literal, or the code of a constructed error, and whether it is a code."""
     match node:
         case ast.Constant(value=str(text)):
             yield text, False
@@ -37,7 +37,7 @@ def texts(node: ast.AST) -> Iterator[tuple[str, bool]]:
 
 @cache
 def codes() -> dict[str, str]:
-    """What is written as a code is, and in which file, if it is one or about what codes are about."""
+    """Return texts in the form of codes and their files, if they are codes or share a code's noun."""
     nouns = {code.partition(".")[0] for code in documented()}
     return {
         text: path.name
@@ -49,10 +49,10 @@ def codes() -> dict[str, str]:
     }
 
 
-def test_every_code_is_on_the_page() -> None:
+def test_every_code_is_documented() -> None:
     known = documented().keys() | METHODS.keys() | EVENTS | set(NAMES.split())
     assert {code: where for code, where in codes().items() if code not in known} == {}
 
 
-def test_the_page_has_no_code_that_is_none() -> None:
+def test_every_documented_code_exists() -> None:
     assert documented().keys() - codes().keys() == set()

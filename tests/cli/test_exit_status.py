@@ -1,4 +1,4 @@
-"""Exit statuses, as docs/interface.md promises them."""
+"""Exit statuses are as documented in docs/interface.md."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ def test_an_error_has_its_status(code: str, status: int) -> None:
     assert is_unreachable(error) == (status == 3)
 
 
-def test_whatever_keeps_us_from_connecting_is_status_3() -> None:
+def test_any_failure_to_connect_is_status_3() -> None:
     assert status_of(CannotConnect("config.invalid", "", "")) == 3
     assert status_of(WhisperdError("config.invalid", "", "")) == 1
 
 
 @pytest.mark.parametrize(("statuses", "status"), [([0], 0), ([4], 4), ([0, 0], 0), ([0, 4], 1), ([4, 4], 1)])
-def test_of_several_things_one_failure_is_a_failure(statuses: list[int], status: int) -> None:
+def test_one_failure_of_several_is_a_failure(statuses: list[int], status: int) -> None:
     assert of_several(statuses) == status
 
 
 def documented() -> dict[str, int]:
-    """Every code in the tables of the page, with its exit status."""
+    """Return every code in the tables of the page, with its exit status."""
     page = (Path(__file__).parents[2] / "docs" / "interface.md").read_text("utf-8")
     rows = re.findall(r"^\| (.*`[a-z]+\.[a-z_]+`.*) \| (\d) \|$", page, re.MULTILINE)
     return {
@@ -72,7 +72,7 @@ def documented() -> dict[str, int]:
     }
 
 
-def test_the_page_has_the_statuses_of_the_program() -> None:
+def test_documented_statuses_are_correct() -> None:
     wrong = {}
     for code, status in documented().items():
         error = CannotConnect if status == UNREACHABLE else WhisperdError
@@ -81,5 +81,5 @@ def test_the_page_has_the_statuses_of_the_program() -> None:
     assert not wrong
 
 
-def test_every_code_with_a_status_of_its_own_is_on_the_page() -> None:
+def test_every_code_with_its_own_status_is_documented() -> None:
     assert {code for codes in CODES.values() for code in codes} - documented().keys() == set()

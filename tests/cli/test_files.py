@@ -1,4 +1,4 @@
-"""Files that are written: whole or not at all, and never over anything by accident."""
+"""Output files are written completely or not at all, and never replace a file by accident."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import pytest
 from whisperd.cli.files import check_target, make_folder, matching, targets_in, write_file
 from whisperd.rpc.errors import WhisperdError
 
-posix = pytest.mark.skipif(os.name != "posix", reason="modes, links and devices are those of POSIX")
+posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX modes, links and devices")
 
 
-def test_each_input_has_a_file_of_its_own() -> None:
+def test_each_input_has_its_own_file() -> None:
     assert targets_in("out", ["a/talk.mp3", "b.tar.wav", "-", ".hidden"], ["text"]) == [
         {"text": str(Path("out", name))} for name in ("talk.txt", "b.tar.txt", "stdin.txt", ".hidden.txt")
     ]
@@ -28,7 +28,7 @@ def test_two_inputs_never_share_a_file(inputs: tuple[str, str]) -> None:
     assert all(name in caught.value.message for name in inputs)
 
 
-def test_each_format_has_a_file_of_its_own() -> None:
+def test_each_format_has_its_own_file() -> None:
     assert targets_in("out", ["a.mp3"], ["srt", "text"]) == [
         {"srt": str(Path("out", "a.srt")), "text": str(Path("out", "a.txt"))}
     ]
@@ -36,7 +36,7 @@ def test_each_format_has_a_file_of_its_own() -> None:
         targets_in("out", ["a.mp3"], ["json", "verbose_json"])
 
 
-def test_patterns_are_files_where_shells_leave_that_to_programs(tmp_path: Path) -> None:
+def test_patterns_are_expanded_on_windows_only(tmp_path: Path) -> None:
     for name in ("b.mp3", "a.mp3", "c[1].mp3", "d.txt"):
         (tmp_path / name).touch()
     names = [str(tmp_path / name) for name in ("*.mp3", "c[1].mp3", "none.*")]
@@ -45,7 +45,7 @@ def test_patterns_are_files_where_shells_leave_that_to_programs(tmp_path: Path) 
     assert matching([*names, "-"], "win32") == [*found, *names[1:], "-"]
 
 
-def test_a_file_that_is_there_is_left_alone_unless_told(tmp_path: Path) -> None:
+def test_an_existing_file_is_kept_unless_overwrite_is_given(tmp_path: Path) -> None:
     target = tmp_path / "notes.txt"
     target.write_text("mine")
     with pytest.raises(WhisperdError) as caught:
@@ -72,7 +72,7 @@ def test_a_recording_is_never_overwritten(tmp_path: Path) -> None:
         pytest.param(256 * "x", marks=pytest.mark.skipif(os.name == "nt", reason="another error")),
     ],
 )
-def test_what_cannot_be_written_is_known_before_the_work(tmp_path: Path, name: str) -> None:
+def test_an_unwritable_file_is_detected_before_the_work(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(WhisperdError) as caught:
         check_target(str(tmp_path / name), [], overwrite=True)
@@ -80,7 +80,7 @@ def test_what_cannot_be_written_is_known_before_the_work(tmp_path: Path, name: s
 
 
 @posix
-def test_a_folder_that_permits_no_new_file_is_known_before_the_work(
+def test_an_unwritable_folder_is_detected_before_the_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "there").touch()
@@ -93,14 +93,14 @@ def test_a_folder_that_permits_no_new_file_is_known_before_the_work(
 
 
 @posix
-def test_a_folder_that_cannot_be_entered_is_not_called_missing(tmp_path: Path) -> None:
+def test_an_inaccessible_folder_is_not_reported_as_missing(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(WhisperdError, match="symbolic links"):
         check_target(str(tmp_path / "loop" / "a.txt"), [], overwrite=True)
 
 
 @posix
-def test_a_file_is_written_as_the_user_would_write_it(tmp_path: Path) -> None:
+def test_a_new_file_has_the_mode_of_the_users_umask(tmp_path: Path) -> None:
     previous = os.umask(0o027)
     try:
         write_file(str(tmp_path / "a.txt"), "Grüße\n")
@@ -123,13 +123,13 @@ def test_replacing_keeps_the_mode_and_the_link(tmp_path: Path) -> None:
 
 
 @posix
-def test_a_device_is_written_to_and_stays_a_device() -> None:
+def test_a_device_is_written_to_and_not_replaced() -> None:
     check_target("/dev/null", [], overwrite=False)
     write_file("/dev/null", "text")
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has a disk that is always full")
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full of Linux")
 def test_a_full_disk_is_an_error() -> None:
     with pytest.raises(WhisperdError) as caught:
         write_file("/dev/full", "text")
@@ -137,7 +137,7 @@ def test_a_full_disk_is_an_error() -> None:
     assert "No space left" in caught.value.message
 
 
-def test_what_fails_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.txt").write_text("old")
 
     def fail(_: int) -> None:
@@ -150,7 +150,7 @@ def test_what_fails_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("name", ["file", "file/below"])
-def test_a_folder_that_cannot_be_made(tmp_path: Path, name: str) -> None:
+def test_a_folder_that_cannot_be_created_is_an_error(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(WhisperdError) as caught:
         make_folder(str(tmp_path / name))
@@ -159,7 +159,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, name: str) -> None:
     assert "Pass a folder" in caught.value.fix
 
 
-def test_a_folder_is_made_with_those_above_it(tmp_path: Path) -> None:
+def test_a_folder_is_created_with_its_parents(tmp_path: Path) -> None:
     make_folder(str(tmp_path / "a" / "b"))
     make_folder(str(tmp_path / "a" / "b"))
     assert (tmp_path / "a" / "b").is_dir()

@@ -1,4 +1,4 @@
-"""Every command that a message tells a person to run can be run as it stands."""
+"""Every command suggested in a message is valid as printed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ COMMAND = re.compile(r"`whisperctl ([^`]+)`")
 
 
 def commands() -> Iterator[tuple[str, str]]:
-    """Every command in backticks in a string that is no docstring; what is filled in is `x`."""
+    """Yield every command in backticks in a string other than a docstring, with `x` for each placeholder."""
     for path in sorted(SOURCES.rglob("*.py")):
         source = path.read_text("utf-8")
-        if "whisperctl" not in source:  # what takes long is to walk through all the others
+        if "whisperctl" not in source:  # walking through all other files would take long
             continue
         nodes = list(ast.walk(ast.parse(source)))
         docstrings = {
@@ -47,8 +47,8 @@ def commands() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("where", "command"), sorted(set(commands())))
-def test_a_fix_can_be_typed_as_it_stands(where: str, command: str) -> None:
-    # What is filled in is of those that there are: a format, and the noun in errors of runtimes and profiles.
+def test_a_suggested_command_is_valid(where: str, command: str) -> None:
+    # Replace placeholders that must be valid: a format, and the noun in errors of runtimes and profiles.
     for filled_in, known in (("--format x", "--format srt"), ("xs ", "runtimes ")):
         command = command.replace(filled_in, known)
     words = shlex.split(command.partition(" < ")[0])

@@ -1,4 +1,4 @@
-"""`whisperctl daemon logs --follow`: every line once, over a rotation as well."""
+"""`whisperctl daemon logs --follow` prints every line once, even across a rotation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from whisperd.cli import logs
 
 
 class UntilItSays(io.StringIO):
-    """Interrupts who writes to it, as a person does, once it has these last words."""
+    """A stream that interrupts its writer, like Ctrl-C, once the output ends with these words."""
 
     def __init__(self, last_words: str) -> None:
         super().__init__()
@@ -24,8 +24,10 @@ class UntilItSays(io.StringIO):
             raise KeyboardInterrupt
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="there, a file that is open cannot be renamed")
-def test_what_comes_just_before_a_rotation_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot rename an open file")
+def test_lines_written_just_before_a_rotation_are_printed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "daemon.log"
     path.write_text("long ago\n")
     was_rotated = logs._was_rotated
@@ -45,9 +47,7 @@ def test_what_comes_just_before_a_rotation_is_told(tmp_path: Path, monkeypatch: 
     assert output.getvalue() == "the last of the old one\nthe first of the new one\n"
 
 
-def test_a_file_that_was_emptied_is_told_from_its_beginning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_truncated_file_is_read_from_its_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "daemon.log"
     path.write_text("long ago\n")
 
@@ -61,7 +61,7 @@ def test_a_file_that_was_emptied_is_told_from_its_beginning(
     assert output.getvalue() == "new\n"
 
 
-def test_what_comes_while_the_last_lines_are_shown_is_told(tmp_path: Path) -> None:
+def test_lines_written_while_printing_the_last_ones_are_printed(tmp_path: Path) -> None:
     path = tmp_path / "daemon.log"
     path.write_text("one\ntwo\n")
 
@@ -78,7 +78,7 @@ def test_what_comes_while_the_last_lines_are_shown_is_told(tmp_path: Path) -> No
     assert output.getvalue() == "two\nthree\n"
 
 
-def test_more_lines_may_be_asked_for_than_there_can_be(tmp_path: Path) -> None:
+def test_any_number_of_lines_may_be_requested(tmp_path: Path) -> None:
     path = tmp_path / "daemon.log"
     path.write_text("one\ntwo\n")
     assert logs.last_lines(path, 10**30) == ["one", "two"]

@@ -1,4 +1,4 @@
-"""`whisperctl hardware`: what it prints of many computers, and what it asks the daemon for."""
+"""`whisperctl hardware`: its output for many computers, and its request to the daemon."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TOY = Backend("toy", "", VARIANTS)
 
 
 def told(hardware: Hardware) -> dict[str, Any]:
-    """What the daemon answers, as a client reads it."""
+    """Return the daemon's answer as a client reads it."""
     answer = describe(hardware, judge([(TOY, variant) for variant in VARIANTS], hardware))
     return dict(msgspec.json.decode(msgspec.json.encode(answer)))
 
@@ -49,7 +49,7 @@ def lines(name: str) -> list[str]:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("width", [80, 100])
-def test_every_page_fits(name: str, width: int) -> None:
+def test_every_page_fits_the_width(name: str, width: int) -> None:
     answer = told(computer(name))
     assert set(answer) == KEYS
     shown = page(answer, width)
@@ -66,7 +66,7 @@ def test_every_page_fits(name: str, width: int) -> None:
     assert [line for line in shown if line.startswith("toy-generic")] == ["toy-generic: usable"]
 
 
-def test_a_container_on_a_desktop() -> None:
+def test_the_page_of_a_container_on_a_desktop() -> None:
     assert lines("docker_v1")[3:9] == [
         "Processor  Intel(R) Core(TM) i7-8700 CPU @ 3.20GHz",
         "           6 physical, 12 logical cores, 2 usable (the scheduler allows 4, a",
@@ -77,7 +77,7 @@ def test_a_container_on_a_desktop() -> None:
     ]
 
 
-def test_a_variant_that_cannot_be_used_has_its_reason_and_its_fix() -> None:
+def test_an_unusable_variant_has_a_reason_and_a_fix() -> None:
     assert lines("raspberry_pi")[-9:] == [
         "toy-cuda12: not usable",
         "  No NVIDIA GPU can be used: no NVIDIA driver is installed.",
@@ -91,21 +91,19 @@ def test_a_variant_that_cannot_be_used_has_its_reason_and_its_fix() -> None:
     ]
 
 
-def test_a_processor_of_an_unknown_make_is_told_as_one() -> None:
+def test_a_processor_of_an_unknown_model_is_labelled_so() -> None:
     answer = told(computer("docker_v1"))
     answer["processor"] |= {"vendor": None, "model": None}
     assert "Processor  unknown model" in page(answer, 80)
 
 
-def test_the_features_of_one_family_stand_together() -> None:
+def test_features_of_one_family_are_grouped() -> None:
     answer = told(computer("docker_v1"))
     answer["processor"]["features"] = ["avx", "avx512f", "avx512_vnni", "amx_tile", "amx_int8", "dotprod"]
     assert "           AVX, AVX-512 (F, VNNI), AMX INT8, dot product" in page(answer, 80)
 
 
-def test_a_plugin_that_is_passed_over_is_told_of(
-    make_daemon: Callable[..., RunningDaemon], tmp_path: Path
-) -> None:
+def test_a_skipped_plugin_is_reported(make_daemon: Callable[..., RunningDaemon], tmp_path: Path) -> None:
     info = tmp_path / "broken-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
@@ -119,7 +117,7 @@ def test_a_plugin_that_is_passed_over_is_told_of(
         assert problem["fix"] in shown
 
 
-def test_gpus_and_libraries() -> None:
+def test_gpus_and_libraries_are_shown() -> None:
     shown = "\n".join(lines("nvidia_cuda12"))
     assert "GPU        0: NVIDIA GeForce RTX 3090, 25.8 GB, 25.3 GB of it free" in shown
     assert "NVIDIA driver 550.54.15, CUDA up to 12.4" in shown
@@ -127,7 +125,7 @@ def test_gpus_and_libraries() -> None:
     assert "toy-cuda12: usable" in shown
 
 
-def test_what_is_not_known_is_told() -> None:
+def test_unknown_facts_are_shown_with_their_reason() -> None:
     why = "The detection process crashed (signal SIGSEGV)."
     nothing = Hardware(unknown=dict.fromkeys(("system", "processor", "memory", "blas"), why))
     shown = page(told(nothing), 80)
@@ -135,7 +133,7 @@ def test_what_is_not_known_is_told() -> None:
     assert "CUDA       unknown:" in shown
 
 
-def test_the_command(shared: RunningDaemon) -> None:
+def test_the_command_in_both_formats(shared: RunningDaemon) -> None:
     answer = shared.ctl("hardware", "--json").json
     assert set(answer) == KEYS
     assert answer["unknown"] == {}
@@ -146,7 +144,7 @@ def test_the_command(shared: RunningDaemon) -> None:
     assert "toy-cpu: usable\n" in done.out
 
 
-def test_the_client_asks_for_the_same(shared: RunningDaemon) -> None:
+def test_the_client_returns_the_same_answer(shared: RunningDaemon) -> None:
     with shared.connect() as client:
         asked = client.hardware.show()
     answer = shared.ctl("hardware", "--json").json
@@ -155,7 +153,7 @@ def test_the_client_asks_for_the_same(shared: RunningDaemon) -> None:
     assert asked == answer
 
 
-def test_bundles_are_judged_alike(shared: RunningDaemon) -> None:
+def test_variants_and_bundles_are_judged_alike(shared: RunningDaemon) -> None:
     variants = {one["name"]: one for one in shared.ctl("hardware", "--json").json["variants"]}
     bundles = {one["name"]: one for one in shared.ctl("natives", "list", "--json").json}
     both = variants.keys() & bundles.keys()

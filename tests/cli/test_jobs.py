@@ -18,7 +18,7 @@ TEXT = "transcribe 2.00 s\n"
 
 @pytest.fixture
 def done_job(shared: RunningDaemon, tone: str) -> str:
-    """A job that is completed."""
+    """A completed job."""
     with shared.connect() as client:
         job = client.submit(tone, detach=True, vad=False)
         client.jobs.wait(job)
@@ -27,7 +27,7 @@ def done_job(shared: RunningDaemon, tone: str) -> str:
 
 @pytest.fixture
 def held_job(shared: RunningDaemon, held: Path, tone: str) -> str:
-    """A job that runs until it is let go."""
+    """A job that runs until it is released."""
     with shared.connect() as client:
         job = client.submit(tone, detach=True, model=held, vad=False)
     until(lambda: batches(held))
@@ -36,7 +36,7 @@ def held_job(shared: RunningDaemon, held: Path, tone: str) -> str:
 
 @pytest.fixture
 def failed_job(shared: RunningDaemon, tmp_path: Path) -> str:
-    """A job that failed."""
+    """A failed job."""
     (tmp_path / "text.wav").write_text("no audio at all")
     with shared.connect() as client:
         job = client.submit(tmp_path / "text.wav", detach=True)
@@ -54,7 +54,7 @@ def test_list(shared: RunningDaemon, done_job: str, failed_job: str, tone: str) 
     assert {row[1] for row in rows[1:]} == {"failed"}
 
 
-def test_a_list_tells_when_a_job_was_made_and_how_long_it_took() -> None:
+def test_a_list_shows_when_a_job_was_created_and_how_long_it_took() -> None:
     now = datetime.fromisoformat("2026-03-01T12:00:00Z")
     job = {
         "id": "5c1f0a9be2", "status": "completed", "progress": 100.0, "speed": 2.5, "runtime": "best",
@@ -78,7 +78,7 @@ def test_show(shared: RunningDaemon, done_job: str, tone: str) -> None:
     assert (shown["progress"].strip(), shown["speed"].strip()) == ("100 %", f"{job['speed']:.1f} x")
 
 
-def test_show_of_a_failed_job_is_for_people(shared: RunningDaemon, failed_job: str) -> None:
+def test_show_of_a_failed_job_is_readable(shared: RunningDaemon, failed_job: str) -> None:
     error = shared.ctl("jobs", "show", failed_job, "--json").json["error"]
     shown = shared.ctl("jobs", "show", failed_job).out
     indent = f"\n{'':10}"
@@ -97,13 +97,13 @@ def test_result_in_a_format(shared: RunningDaemon, done_job: str) -> None:
     assert shared.ctl("jobs", "result", done_job, "--format", "json").json == {"text": TEXT.strip()}
 
 
-def test_json_is_no_other_format(shared: RunningDaemon, done_job: str) -> None:
+def test_json_excludes_other_formats(shared: RunningDaemon, done_job: str) -> None:
     done = shared.ctl("jobs", "result", done_job, "--json", "--format", "srt")
     assert (done.status, done.json["error"]["code"]) == (2, "usage.invalid")
     assert "segments" in shared.ctl("jobs", "result", done_job, "--json", "--format", "json").json
 
 
-def test_result_of_a_job_that_runs(shared: RunningDaemon, held_job: str) -> None:
+def test_result_of_a_running_job_is_refused(shared: RunningDaemon, held_job: str) -> None:
     done = shared.ctl("jobs", "result", held_job)
     assert (done.status, done.out) == (1, "")
     assert f"`whisperctl jobs wait {held_job}`" in done.err
@@ -121,7 +121,7 @@ def test_wait(shared: RunningDaemon, done_job: str, failed_job: str) -> None:
     assert both.json[1]["text"] == TEXT.strip()
 
 
-def test_following_a_failed_job_tells_why(shared: RunningDaemon, failed_job: str) -> None:
+def test_following_a_failed_job_shows_its_error(shared: RunningDaemon, failed_job: str) -> None:
     done = shared.ctl("jobs", "follow", failed_job)
     assert (done.status, done.out) == (1, "")
     assert "is a text file, not audio" in done.err
@@ -160,7 +160,7 @@ def test_cancel_several_at_once(shared: RunningDaemon, held: Path, done_job: str
 
 
 @pytest.mark.parametrize("arguments", [(), ("--all", "a"), ("a", "--status", "queued")])
-def test_what_is_to_be_cancelled_has_to_be_said(shared: RunningDaemon, arguments: tuple[str, ...]) -> None:
+def test_cancel_needs_unambiguous_arguments(shared: RunningDaemon, arguments: tuple[str, ...]) -> None:
     assert shared.ctl("jobs", "cancel", *arguments).status == 2
 
 
@@ -172,7 +172,7 @@ def test_clear(shared: RunningDaemon, done_job: str, held_job: str) -> None:
 
 
 @pytest.mark.parametrize("verb", ["show", "follow", "wait", "result", "cancel"])
-def test_a_job_that_nobody_knows(shared: RunningDaemon, verb: str) -> None:
+def test_an_unknown_job_is_not_found(shared: RunningDaemon, verb: str) -> None:
     done = shared.ctl("jobs", verb, "nobody")
     assert (done.status, done.out) == (4, "")
     assert done.err.splitlines() == [

@@ -1,4 +1,4 @@
-"""Printing: for people, for programs, and on terminals of any width."""
+"""Output for people, for programs, and on terminals of any width."""
 
 from __future__ import annotations
 
@@ -29,26 +29,26 @@ ESCAPE = "\x1b"
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that reports being a terminal."""
 
     def isatty(self) -> bool:
         return True
 
 
 def screen(written: str) -> list[str]:
-    """The lines that such output leaves on a terminal."""
+    """Return the lines that this output leaves on a terminal."""
     return [line.rpartition("\r")[2] for line in written.split("\n")]
 
 
 @given(st.text())
-def test_printable_text_is_one_line_that_does_nothing_to_a_terminal(text: str) -> None:
+def test_printable_text_is_one_line_without_control_characters(text: str) -> None:
     shown = printable(text)
     assert shown.isprintable()
     if text.isprintable():
         assert shown == text
 
 
-def test_what_a_name_hides_is_shown() -> None:
+def test_invisible_characters_in_a_name_are_escaped() -> None:
     assert printable("a\nb\x1b[31m\udce9\ud800") == r"a\nb\x1b[31m\xe9\ud800"
 
 
@@ -68,25 +68,25 @@ def test_durations(seconds: float | None, shown: str) -> None:
     assert duration(seconds) == shown
 
 
-def test_one_is_not_several() -> None:
+def test_singular_and_plural() -> None:
     shown = [counted(number, "file is", "files are") for number in range(3)]
     assert shown == ["0 files are", "1 file is", "2 files are"]
     assert [counted(1, "job"), counted(2, "job")] == ["1 job", "2 jobs"]
 
 
-def test_options_are_shown_as_they_would_be_given() -> None:
+def test_options_are_shown_as_on_the_command_line() -> None:
     assert options_in_words({"vad": False, "temperature": [0.0, 0.2]}) == "vad no, temperature 0,0.2"
     assert options_in_words({}) == "-"
 
 
-def test_an_error_says_what_to_do(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_is_printed_with_its_fix(capsys: pytest.CaptureFixture[str]) -> None:
     print_error(WhisperdError("a.b", "It broke\n.", "Mend it."), subject="x")
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err == "whisperctl: x: It broke\\n.\n  Mend it.\n"
 
 
-def test_an_error_as_json_is_all_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_error_as_json_is_the_only_output(capsys: pytest.CaptureFixture[str]) -> None:
     print_error(WhisperdError("a.b", "It broke.", "Mend it.", {"n": 1}), as_json=True)
     printed = capsys.readouterr()
     assert printed.err == ""
@@ -96,7 +96,7 @@ def test_an_error_as_json_is_all_there_is(capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1", "cp1252"])
-def test_json_is_json_in_every_encoding(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_is_valid_in_every_encoding(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding=encoding))
     output.prepare_streams()
@@ -106,12 +106,12 @@ def test_json_is_json_in_every_encoding(encoding: str, monkeypatch: pytest.Monke
     assert json.loads(raw.getvalue().decode(encoding)) == document
 
 
-def test_a_table_is_as_wide_as_it_needs_to_be(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_is_only_as_wide_as_needed(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(("NAME", "SIZE"), [("tiny", None), ("a\tb", 12)])
     assert capsys.readouterr().out == "NAME  SIZE\ntiny  -\na\\tb  12\n"
 
 
-def test_progress_in_a_pipe_is_nothing() -> None:
+def test_no_progress_is_printed_to_a_pipe() -> None:
     stream = io.StringIO()
     progress = Progress(stream=stream)
     progress.show("Loading", 50)
@@ -119,7 +119,7 @@ def test_progress_in_a_pipe_is_nothing() -> None:
     assert stream.getvalue() == ""
 
 
-def test_a_download_in_a_pipe_is_a_line_when_it_begins_and_one_when_it_ends() -> None:
+def test_a_download_prints_a_line_to_a_pipe_at_its_start_and_end() -> None:
     stream = io.StringIO()
     progress = Progress(stream=stream)
     event = {"type": "model.progress", "name": "base", "file": None, "rate": 1.0, "eta": 9.0}
@@ -147,7 +147,7 @@ def test_a_download_in_a_pipe_is_a_line_when_it_begins_and_one_when_it_ends() ->
     ]
 
 
-def test_progress_in_a_pipe_is_a_line_for_each_tenth_if_asked_for() -> None:
+def test_verbose_progress_prints_a_line_to_a_pipe_per_tenth() -> None:
     stream = io.StringIO()
     progress = Progress(stream=stream, verbose=True)
     for percent in (1, 2, 3, 11, 19, 20, 100):
@@ -160,7 +160,7 @@ def test_progress_in_a_pipe_is_a_line_for_each_tenth_if_asked_for() -> None:
     ]
 
 
-def test_quiet_is_quiet_everywhere() -> None:
+def test_quiet_suppresses_progress_everywhere() -> None:
     for stream in (io.StringIO(), Terminal()):
         progress = Progress(stream=stream, quiet=True, verbose=True)
         progress.show("Loading", 50)
@@ -172,7 +172,7 @@ def test_quiet_is_quiet_everywhere() -> None:
 
 
 def cells(line: str) -> int:
-    """How many cells of a terminal it takes."""
+    """Return how many terminal cells a line takes."""
     return sum(2 if letter == "\u8a9e" else 1 for letter in line)
 
 
@@ -186,7 +186,7 @@ def cells(line: str) -> int:
     ),
     st.integers(1, 120),
 )
-def test_progress_keeps_to_its_line_and_leaves_nothing_behind(
+def test_progress_stays_on_its_line_and_is_erased(
     shown: list[tuple[str, float | None, str]], width: int
 ) -> None:
     terminal = Terminal()
@@ -201,20 +201,20 @@ def test_progress_keeps_to_its_line_and_leaves_nothing_behind(
     lines = written.split("\r")
     assert all(cells(line) < width for line in lines)
     covered = 0
-    for line in lines:  # each is written over all of the one before it
+    for line in lines:  # each covers all of the previous one
         assert not line or cells(line) >= covered
         covered = cells(line.rstrip(" "))
     assert screen(written) == [""]
 
 
-def test_a_wide_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wide_terminal_shows_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setenv("COLUMNS", "100")
     Progress(stream=terminal).show("Downloading base", 25, "3 MB of 12 MB")
     assert screen(terminal.getvalue()) == ["Downloading base [#####...............]  25 % 3 MB of 12 MB"]
 
 
-def test_a_bar_gives_its_room_to_the_words(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_bar_shrinks_to_make_room_for_the_details(monkeypatch: pytest.MonkeyPatch) -> None:
     details = "2:57 of 15:22, 4.5 x real time, 2:44 left"
     for width, bar in (("100", f" [{'#' * 4}{'.' * 16}]"), ("80", f" [{'#' * 3}{'.' * 13}]"), ("64", "")):
         monkeypatch.setenv("COLUMNS", width)
@@ -223,7 +223,7 @@ def test_a_bar_gives_its_room_to_the_words(monkeypatch: pytest.MonkeyPatch) -> N
         assert screen(terminal.getvalue()) == [f"Transcribing{bar}  19 % {details}"]
 
 
-def test_a_download_is_shown_with_what_is_known_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_download_shows_its_known_details(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setenv("COLUMNS", "120")
     progress = Progress(stream=terminal)
@@ -244,7 +244,7 @@ def test_a_download_is_shown_with_what_is_known_of_it(monkeypatch: pytest.Monkey
     show_download(progress, {"type": "job.queued"})
 
 
-def test_a_terminal_that_is_gone_does_not_matter() -> None:
+def test_a_closed_terminal_is_ignored() -> None:
     class Gone(Terminal):
         def write(self, text: str) -> int:
             raise OSError("gone")
@@ -256,7 +256,7 @@ def test_a_terminal_that_is_gone_does_not_matter() -> None:
     assert not progress.is_shown
 
 
-def test_columns_of_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_width_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLUMNS", raising=False)
     assert columns(io.StringIO()) == 80
     for nonsense in ("0", "-5", "wide", "1e3", "²", "0" * 5000):
@@ -265,7 +265,7 @@ def test_columns_of_no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("huge", ["1000000000", "9" * 5000])
-def test_a_terminal_that_is_said_to_be_wider_than_any(huge: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_absurd_terminal_width_is_tolerated(huge: str, monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setenv("COLUMNS", huge)
     Progress(stream=terminal).show("Loading", 25)

@@ -1,4 +1,4 @@
-"""The command line: what is understood, and what is said when it is not."""
+"""Parsing the command line, and the errors for invalid input."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from whisperd.cli.parser import ELSEWHERE, OPTIONS_ELSEWHERE, Parser
 from whisperd.rpc.errors import WhisperdError
 
 HUGE = "9" * 5000
-"""Python reads no numbers of more than 4,300 digits."""
+"""Python parses no integers of more than 4,300 digits."""
 
 
 def parse(*words: str) -> argparse.Namespace:
@@ -46,12 +46,12 @@ def refused(*words: str) -> WhisperdError:
         ("--socket=s", "transcribe", "a.wav", "--json"),
     ],
 )
-def test_the_options_of_every_command_may_stand_anywhere(words: tuple[str, ...]) -> None:
+def test_global_options_may_stand_anywhere(words: tuple[str, ...]) -> None:
     options = parse(*words)
     assert (options.json, options.socket, options.files, options.quiet) == (True, "s", ["a.wav"], False)
 
 
-def test_the_options_of_every_command_may_stand_before_a_verb() -> None:
+def test_global_options_may_stand_before_a_verb() -> None:
     assert parse("jobs", "--json", "list", "-q").json
 
 
@@ -69,7 +69,7 @@ def test_the_options_of_every_command_may_stand_before_a_verb() -> None:
         ("watch", "edit", "inbox", "--name", ""),
     ],
 )
-def test_a_variable_of_a_script_that_is_not_set_is_no_name(words: tuple[str, ...]) -> None:
+def test_an_empty_name_is_refused(words: tuple[str, ...]) -> None:
     error = refused(*words)
     assert (error.code, error.message.endswith("it is empty.")) == ("usage.invalid", True)
 
@@ -79,14 +79,14 @@ def test_files_and_options_may_be_mixed() -> None:
     assert options.files == ["a.wav", "b.wav", "c.wav"]
 
 
-def test_behind_two_dashes_everything_is_a_file() -> None:
+def test_everything_after_two_dashes_is_a_file() -> None:
     options = parse("transcribe", "a.wav", "--", "-b.wav", "--json", "--")
     assert options.files == ["a.wav", "-b.wav", "--json", "--"]
     assert not options.json
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\0"), min_size=1), min_size=1))
-def test_any_name_can_be_given_behind_two_dashes(names: list[str]) -> None:
+def test_any_name_can_be_given_after_two_dashes(names: list[str]) -> None:
     assert parse("transcribe", "--", *names).files == names
 
 
@@ -114,23 +114,23 @@ VALUES = (
         max_size=8,
     )
 )
-def test_whatever_is_typed_is_understood_or_refused_in_words(words: list[str]) -> None:
+def test_any_input_is_parsed_or_refused_with_a_fix(words: list[str]) -> None:
     with redirect_stdout(io.StringIO()):
         try:
             parse(*words)
-        except SystemExit as ended:  # the help, or the version
+        except SystemExit as ended:  # printed the help or the version
             assert not ended.code
         except WhisperdError as error:
             assert error.code.startswith("usage.")
             assert error.fix
 
 
-def test_the_value_of_an_option_is_no_command() -> None:
+def test_the_value_of_an_option_is_not_taken_for_a_command() -> None:
     assert parse("--socket", "models", "transcribe", "a.wav").socket == "models"
 
 
 def examples(parser: Parser) -> Iterator[list[str]]:
-    """Of a command and all below it, what stands behind `whisperctl` in the examples of their help."""
+    """Yield the arguments of `whisperctl` in the help examples of a command and its subcommands."""
     for line in (parser.epilog or "").splitlines() if not parser.commands else ():
         if "whisperctl " in line:
             yield shlex.split(line.partition("whisperctl ")[2].partition(" > ")[0])
@@ -138,14 +138,14 @@ def examples(parser: Parser) -> Iterator[list[str]]:
         yield from examples(parser.command(name))
 
 
-def test_every_example_is_a_command() -> None:
+def test_every_example_is_valid() -> None:
     found = list(examples(program()))
     assert len(found) > 40
     for words in found:
         assert parse(*words).run
 
 
-def test_a_missing_command_is_wrong_usage_also_where_that_cannot_be_told(
+def test_a_missing_command_is_an_error_even_if_help_cannot_be_printed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("sys.stderr", SimpleNamespace(write=lambda _text: os.write(-1, b"")))
@@ -220,9 +220,7 @@ def test_a_missing_command_is_wrong_usage_also_where_that_cannot_be_told(
         (("transcribe", "a", "--timeout", "nan"), "usage.invalid", "above 0", "--help"),
     ],
 )
-def test_a_mistake_is_answered_with_what_to_do(
-    words: tuple[str, ...], code: str, said: str, fix: str
-) -> None:
+def test_a_mistake_gets_a_fix(words: tuple[str, ...], code: str, said: str, fix: str) -> None:
     error = refused(*words)
     assert error.code == code
     assert said in error.message
@@ -235,7 +233,7 @@ def every_parser(parser: Parser) -> list[Parser]:
     return [parser, *below]
 
 
-def test_every_command_is_explained() -> None:
+def test_every_command_and_option_has_help() -> None:
     parsers = every_parser(program())
     assert len(parsers) > len(COMMANDS)
     for parser in parsers:
@@ -253,7 +251,7 @@ def shown_help(*words: str) -> str:
 
 
 @pytest.mark.parametrize("words", [(), ("jobs",), ("jobs", "list"), ("transcribe",)])
-def test_help_is_a_command_and_an_option(words: tuple[str, ...]) -> None:
+def test_help_is_both_a_command_and_an_option(words: tuple[str, ...]) -> None:
     assert shown_help("help", *words) == shown_help(*words, "--help") == shown_help(*words, "-h")
 
 
@@ -269,7 +267,7 @@ def every_command(parser: Parser) -> set[str]:
     }
 
 
-def test_what_other_programs_call_it_leads_to_commands_that_there_are() -> None:
+def test_suggestions_for_other_programs_words_exist() -> None:
     known = every_command(program())
     verbs = {command.partition(" ")[2] for command in known}
     for word, ours in ELSEWHERE.items():

@@ -1,4 +1,4 @@
-"""What is raw audio, and what is not."""
+"""Telling raw audio from encoded files."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def wav(channels: int = 1, rate: int = 16_000, width: int = 2) -> bytes:
         (b"\0\0\0\x20ftypM4A ", "an MP4 file"),
     ],
 )
-def test_what_begins_so(beginning: bytes, kind: str | None) -> None:
+def test_encoded_files_are_recognised_by_their_beginning(beginning: bytes, kind: str | None) -> None:
     assert not_raw(beginning) == kind
 
 
 @given(st.binary(max_size=64))
-def test_any_bytes_are_looked_at(beginning: bytes) -> None:
+def test_any_bytes_are_accepted(beginning: bytes) -> None:
     assert not_raw(beginning) is None or beginning

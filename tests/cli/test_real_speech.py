@@ -1,4 +1,4 @@
-"""Real speech with a real model, as a user has it."""
+"""Real speech with a real model, as a user would transcribe it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.real
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
-    """A daemon with the real backend; it downloads what the test cache does not have yet."""
+    """A daemon with the real backend, which downloads what the test cache lacks."""
     daemon = RunningDaemon(tmp_path_factory.mktemp("daemon"), toy=False, env={"HF_HUB_OFFLINE": "0"}).start()
     assert daemon.ctl("natives", "install", "media", "ctranslate2-cpu", timeout=600).status == 0
     assert daemon.ctl("models", "pull", "tiny.en", timeout=600).status == 0
@@ -37,7 +37,7 @@ def test_the_kennedy_sentence_through_a_pipe(daemon: RunningDaemon) -> None:
     assert document["segments"][0]["start"] < 1.0 < 10.0 < document["segments"][-1]["end"] <= 11.1
 
 
-def test_no_speech_is_no_text(daemon: RunningDaemon) -> None:
+def test_silence_gives_no_text(daemon: RunningDaemon) -> None:
     silent = str(AUDIO / "no_speech.wav")
     done = daemon.ctl("transcribe", "--model", "tiny.en", silent)
     hint = "no speech was found; --no-vad transcribes whispering, too"
@@ -48,7 +48,7 @@ def test_no_speech_is_no_text(daemon: RunningDaemon) -> None:
     assert (quiet.status, quiet.out, quiet.err) == (0, "", "")
 
 
-def test_translating_with_an_english_model(daemon: RunningDaemon) -> None:
+def test_translating_with_an_english_model_is_refused(daemon: RunningDaemon) -> None:
     done = daemon.ctl(
         "transcribe", "--model", "tiny.en", "--task", "translate", str(AUDIO / "sentence_de.wav")
     )

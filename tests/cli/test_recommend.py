@@ -1,4 +1,4 @@
-"""`whisperctl models recommend` and `show`, and what is said before too much is downloaded."""
+"""`whisperctl models recommend` and `show`, and the warnings before a model too large is downloaded."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from whisperd_testing import TESTS, RunningDaemon
 KEYS = {"name", "memory", "size", "fits", "recommended", "speed", "measured", "reason", "summary"}
 
 
-def test_one_model_is_recommended(shared: RunningDaemon) -> None:
+def test_exactly_one_model_is_recommended(shared: RunningDaemon) -> None:
     models = shared.ctl("models", "recommend", "--json").json
     assert all(set(model) == KEYS for model in models)
     assert [model["recommended"] for model in models] == [True, *[False] * (len(models) - 1)]
@@ -24,7 +24,7 @@ def test_one_model_is_recommended(shared: RunningDaemon) -> None:
     assert sorted(model["name"] for model in models) == sorted(model["name"] for model in available)
 
 
-def test_the_client_asks_for_the_same(shared: RunningDaemon) -> None:
+def test_the_client_returns_the_same_answers(shared: RunningDaemon) -> None:
     with shared.connect() as client:
         assert client.models.recommend() == shared.ctl("models", "recommend", "--json").json
         german = shared.ctl("models", "recommend", "--language", "German", "--json").json
@@ -33,7 +33,7 @@ def test_the_client_asks_for_the_same(shared: RunningDaemon) -> None:
         assert client.models.show("tiny") == shown
 
 
-def test_for_a_language(shared: RunningDaemon) -> None:
+def test_recommendations_for_a_language(shared: RunningDaemon) -> None:
     english = [one["name"] for one in shared.ctl("models", "recommend", "--language", "en", "--json").json]
     german = [one["name"] for one in shared.ctl("models", "recommend", "--language", "de", "--json").json]
     assert english[0].endswith(".en") or english[0] == "large-v3-turbo"
@@ -42,7 +42,7 @@ def test_for_a_language(shared: RunningDaemon) -> None:
     assert (done.status, done.out) == (2, "") and "There is no language 'klingon'" in done.err
 
 
-def test_the_table_fits_a_terminal_and_marks_the_recommended_one(shared: RunningDaemon) -> None:
+def test_the_table_fits_a_terminal_and_marks_the_recommendation(shared: RunningDaemon) -> None:
     done = shared.ctl("models", "recommend")
     assert (done.status, done.err) == (0, "")
     header, *rows = done.out[: done.out.index("\n\n")].splitlines()
@@ -54,7 +54,7 @@ def test_the_table_fits_a_terminal_and_marks_the_recommended_one(shared: Running
     assert "whisperctl calibrate" in done.out
 
 
-def test_a_model_is_shown(shared: RunningDaemon) -> None:
+def test_show_describes_a_model(shared: RunningDaemon) -> None:
     done = shared.ctl("models", "show", "large-v3")
     assert (done.status, done.err) == (0, "")
     assert "large-v3" in done.out and "3.09 GB" in done.out
@@ -63,7 +63,7 @@ def test_a_model_is_shown(shared: RunningDaemon) -> None:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
-    """A daemon on a computer with little memory, and without a network."""
+    """A daemon on a computer with little memory and no network."""
     with small_daemon(tmp_path_factory.mktemp("small"), MEMORY="1_600_000_000") as daemon:
         yield daemon
 
@@ -80,18 +80,18 @@ def small_daemon(folder: Path, **env: str) -> Iterator[RunningDaemon]:
 
 
 class TestWarnings:
-    def test_a_script_is_told_and_goes_on(self, small: RunningDaemon) -> None:
+    def test_a_script_is_warned_and_continues(self, small: RunningDaemon) -> None:
         done = small.ctl("models", "pull", "large-v3")
         assert "large-v3 needs about 5.08 GB of memory, and this computer has 1.60 GB." in done.err
         assert "Use small, the largest that fits" in done.err
         assert "[y/N]" not in done.err
-        assert "downloads are forbidden" in done.err  # so it went on
+        assert "downloads are forbidden" in done.err  # so it continued
 
-    def test_nothing_is_said_where_it_fits_or_is_not_to_be_said(self, small: RunningDaemon) -> None:
+    def test_no_warning_if_the_model_fits_or_with_quiet(self, small: RunningDaemon) -> None:
         assert "needs about" not in small.ctl("models", "pull", "tiny").err
         assert "needs about" not in small.ctl("models", "pull", "large-v3", "--quiet").err
 
-    def test_a_program_gets_it_in_the_answer(self, small: RunningDaemon) -> None:
+    def test_the_json_answer_contains_the_warning(self, small: RunningDaemon) -> None:
         created = small.ctl("runtimes", "create", "told", "--model", "large-v3", "--json")
         (warning,) = created.json["warnings"]
         assert created.status == 0 and created.err == ""
@@ -104,7 +104,7 @@ class TestWarnings:
             assert tiny["warnings"] == []
             assert tiny["to_download"] == {"model": "tiny", "size": client.models.show("tiny")["size"]}
 
-    def test_importing_one_says_it(self, tmp_path: Path, toy: Callable[..., str]) -> None:
+    def test_importing_a_large_model_warns(self, tmp_path: Path, toy: Callable[..., str]) -> None:
         with small_daemon(tmp_path, MEMORY="150_000_000") as tiny:
             said = tiny.ctl("models", "import", toy(), "mine")
             assert said.status == 0 and said.out.startswith("mine is installed")
@@ -112,14 +112,14 @@ class TestWarnings:
             told = tiny.ctl("models", "import", toy(), "yours", "--json")
             assert told.err == "" and [one["code"] for one in told.json["warnings"]] == ["model.too_large"]
 
-    def test_creating_one_says_it_and_downloads_nothing(self, small: RunningDaemon) -> None:
+    def test_creating_a_runtime_warns_and_downloads_nothing(self, small: RunningDaemon) -> None:
         done = small.ctl("runtimes", "create", "best", "--model", "large-v3")
         assert (done.status, done.out) == (0, "best is created\n")
         assert "large-v3 needs about" in done.err
         tried = small.ctl("runtimes", "prepare", "best")
         assert "large-v3 needs about" in tried.err and "downloads are forbidden" in tried.err
 
-    def test_creating_one_says_that_its_model_is_not_here(self, small: RunningDaemon) -> None:
+    def test_creating_a_runtime_reports_a_missing_model(self, small: RunningDaemon) -> None:
         done = small.ctl("runtimes", "create", "my notes", "--model", "tiny")
         assert (done.status, done.out) == (0, "my notes is created\n")
         assert done.err.splitlines() == [
@@ -131,13 +131,13 @@ class TestWarnings:
         assert "tiny.en, 78 MB, is not installed" in done.err
         assert small.ctl("runtimes", "edit", "my notes", "--workers", "1").err == ""
 
-    def test_of_a_model_that_is_here_nothing_is_said(
+    def test_no_message_if_the_model_is_installed(
         self, shared: RunningDaemon, toy: Callable[..., str]
     ) -> None:
         done = shared.ctl("runtimes", "create", "here", "--model", toy())
         assert (done.status, done.err) == (0, "")
 
-    def test_what_can_never_be_loaded_is_refused_before_it_is_downloaded(self, small: RunningDaemon) -> None:
+    def test_a_model_that_can_never_load_is_refused_before_its_download(self, small: RunningDaemon) -> None:
         small.ctl("runtimes", "create", "hopeless", "--model", "large-v3")
         loaded = small.ctl("runtimes", "load", "hopeless", "--json")
         assert (loaded.status, loaded.json["error"]["code"]) == (1, "memory.not_enough")
@@ -147,7 +147,7 @@ class TestWarnings:
         assert "large-v3 needs about 5.08 GB of memory" in caught.value.message
         assert "Use small" in caught.value.fix
 
-    def test_without_a_model_it_is_the_recommended_one(self, small: RunningDaemon) -> None:
+    def test_a_runtime_without_a_model_gets_the_recommended_one(self, small: RunningDaemon) -> None:
         best = small.ctl("models", "recommend", "--json").json[0]["name"]
         done = small.ctl("runtimes", "create", "mine")
         assert (done.status, done.out) == (0, f"mine is created, with the model {best}\n")
@@ -157,7 +157,7 @@ class TestWarnings:
 @pytest.mark.skipif("sys.platform == 'win32'", reason="terminals as on POSIX")
 class TestAtATerminal:
     @pytest.mark.parametrize(("number", "answer"), [(0, "\n"), (1, "n\n"), (2, "what?\n"), (3, "\x04")])
-    def test_one_who_does_not_say_yes_downloads_nothing(
+    def test_nothing_is_downloaded_without_a_yes(
         self, small: RunningDaemon, number: int, answer: str
     ) -> None:
         for much, command in (
@@ -172,7 +172,7 @@ class TestAtATerminal:
             assert "Nothing was downloaded." in terminal.written
         assert small.ctl("runtimes", "list", "--json").json[0]["default"]
 
-    def test_nobody_is_asked_about_what_cannot_be_loaded(self, small: RunningDaemon) -> None:
+    def test_no_question_about_a_model_that_cannot_load(self, small: RunningDaemon) -> None:
         for command in (
             ["runtimes", "create", "too large", "--model", "large-v3", "--default", "--load"],
             ["transcribe", "--model", "large-v3", __file__],
@@ -182,7 +182,7 @@ class TestAtATerminal:
             assert "[y/N]" not in terminal.written
             assert terminal.written.count("large-v3 needs about 5.08 GB") == 1
 
-    def test_one_who_says_yes_gets_it(self, small: RunningDaemon) -> None:
+    def test_yes_starts_the_download(self, small: RunningDaemon) -> None:
         terminal = Terminal(small, 100, "models", "pull", "large-v3", with_stdin=True)
         terminal.read_until("[y/N] ")
         terminal.type("y\n")

@@ -1,4 +1,4 @@
-"""Which program records the microphone, and what is shown of text that is not final."""
+"""The choice of the program that records the microphone, and the display of drafts."""
 
 from __future__ import annotations
 
@@ -28,14 +28,16 @@ def found(*names: str, platform: str = "linux") -> list[str]:
         (("rec",), "freebsd14", "rec"),
     ],
 )
-def test_the_first_program_that_there_is(names: tuple[str, ...], platform: str, program: str) -> None:
+def test_the_preferred_installed_program_is_chosen(
+    names: tuple[str, ...], platform: str, program: str
+) -> None:
     command = found(*names, platform=platform)
     assert command[0] == f"/bin/{program}"
     assert "16000" in command
 
 
 @pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
-def test_without_any_it_says_what_to_do(platform: str) -> None:
+def test_without_a_program_the_error_has_a_fix(platform: str) -> None:
     with pytest.raises(WhisperdError) as caught:
         found("ffplay", platform=platform)
     assert caught.value.code == "microphone.no_program"
@@ -49,7 +51,7 @@ class Terminal(io.StringIO):
 
     @property
     def line(self) -> str:
-        """What stands in the last line."""
+        """The visible content of the last line."""
         cells: list[str] = []
         for part in self.getvalue().split("\r"):
             written = [cell for one in part for cell in ((one, "") if width(one) == 2 else (one,))]
@@ -63,7 +65,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     return Terminal()
 
 
-def test_a_draft_is_written_over_the_last_one(terminal: Terminal) -> None:
+def test_a_draft_replaces_the_previous_one(terminal: Terminal) -> None:
     draft = Draft(stream=terminal)
     for text in ("And so my", "And so", "Ask"):
         draft.show(text)
@@ -72,7 +74,7 @@ def test_a_draft_is_written_over_the_last_one(terminal: Terminal) -> None:
     assert terminal.line == ""
 
 
-def test_of_a_long_draft_the_end_is_shown(terminal: Terminal) -> None:
+def test_a_long_draft_shows_its_end(terminal: Terminal) -> None:
     draft = Draft(stream=terminal)
     draft.show("what your country can do for you")
     assert terminal.line == "...y can do for you"
@@ -83,7 +85,7 @@ def test_of_a_long_draft_the_end_is_shown(terminal: Terminal) -> None:
 
 
 @pytest.mark.parametrize("quiet", [True, False])
-def test_a_draft_is_for_terminals_only(quiet: bool) -> None:
+def test_drafts_are_shown_only_on_terminals(quiet: bool) -> None:
     pipe: io.StringIO = Terminal() if quiet else io.StringIO()
     draft = Draft(stream=pipe, quiet=quiet)
     draft.show("And so")

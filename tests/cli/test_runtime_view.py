@@ -1,4 +1,4 @@
-"""How runtimes are shown: tables that fit, words that a person uses."""
+"""The display of runtimes: tables that fit, and plain wording."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ runtimes = st.builds(
 
 
 def cells(text: str) -> int:
-    """As wide as a terminal shows it, counted in another way than the program does."""
+    """Return the width in terminal cells, computed independently of the program."""
     from unicodedata import category, east_asian_width
 
     return sum(
@@ -53,7 +53,7 @@ def test_the_table_always_fits_80_columns(several: list[dict[str, Any]]) -> None
         assert line[0] == one["name"][0]
 
 
-def test_a_table_of_runtimes() -> None:
+def test_the_table_of_runtimes() -> None:
     several = [
         a_runtime("fast", **LOADED, leases=2, default=True),
         a_runtime(
@@ -71,12 +71,12 @@ def test_a_table_of_runtimes() -> None:
     ]
 
 
-def test_a_wide_terminal_shows_all() -> None:
+def test_a_wide_terminal_shows_everything() -> None:
     model = f"/home/me/{'x' * 60}/base"
     assert model in runtime_table([a_runtime(model=model)], NOW, 200)[1]
 
 
-def test_a_runtime_in_words() -> None:
+def test_the_details_of_a_runtime() -> None:
     error = {"code": "a.b", "message": "It\nbroke.", "fix": "Mend it.", "data": {}}
     history = [
         {
@@ -103,20 +103,20 @@ def test_a_runtime_in_words() -> None:
     assert lines[-1].endswith(r"failed       It\nbroke.")
 
 
-def test_what_is_not_there_is_not_spoken_of() -> None:
+def test_absent_facts_are_omitted() -> None:
     text = "\n".join(details(a_runtime(batched=False), NOW))
     assert "batching:     off" in text
     for word in ("error", "process", "TIME", "saved", "variant", "loaded as"):
         assert word not in text
 
 
-def test_what_was_measured_is_told_once_it_is_loaded() -> None:
+def test_the_measured_batch_size_is_shown_once_loaded() -> None:
     loaded = a_runtime(**{**LOADED, "loaded": {**LOADED["loaded"], "batch_size": 8}}, batch_size=4)
     assert "batching:     8 windows together" in "\n".join(details(loaded, NOW))
 
 
 @given(runtimes)
-def test_every_runtime_can_be_told(runtime: dict[str, Any]) -> None:
+def test_every_runtime_can_be_shown(runtime: dict[str, Any]) -> None:
     assert all(line.isprintable() for line in details(runtime, NOW))
 
 
@@ -140,11 +140,11 @@ def test_how_long_ago(gone_s: float, said: str) -> None:
     assert ago((NOW - timedelta(seconds=gone_s)).isoformat(), NOW) == said
 
 
-def test_never() -> None:
+def test_no_last_use_is_never() -> None:
     assert ago(None, NOW) == "never"
 
 
-def test_what_runs() -> None:
+def test_the_description_of_a_loaded_runtime() -> None:
     assert what_runs(None) == "not loaded"
     gpus = {**LOADED["loaded"], "device": "cuda", "device_index": [0, 1], "workers": 1, "cpu_threads": 0}
     assert what_runs(gpus) == "cuda:0,1, int8, 1 worker"
@@ -153,12 +153,12 @@ def test_what_runs() -> None:
 
 @example("." * 3 + "b" * 9, 8)
 @given(st.text(st.characters(exclude_categories=("Cs",))), st.integers(0, 50))
-def test_what_is_shortened_fits_and_keeps_its_ends(text: str, room: int) -> None:
+def test_shortened_text_fits_and_keeps_its_ends(text: str, room: int) -> None:
     short = shortened(text, room)
     assert cells(short) <= room
     if cells(text) <= room:
         assert short == text
-    elif room > 3:  # it may have dots of its own
+    elif room > 3:  # the text may contain dots itself
         cuts = [at for at in range(len(short)) if short.startswith("...", at)]
         assert any(text.startswith(short[:at]) and text.endswith(short[at + 3 :]) for at in cuts)
 
@@ -168,14 +168,14 @@ def test_wide_characters_take_two_cells() -> None:
     assert shortened("日本語の模型です", 9) == "日...す"
 
 
-def test_only_the_flexible_columns_give_way() -> None:
+def test_only_flexible_columns_shrink() -> None:
     lines = table(("LONG", "SHORT"), [("a" * 50, "b" * 30)], room=50, flexible=("LONG",))
     assert lines[1] == f"{'a' * 8}...{'a' * 7}  {'b' * 30}"
     assert table(("LONG",), [("a" * 50,)], room=1, flexible=("LONG",))[1] == "aa...a"
     assert table(("LONG",), [("a" * 50,)], room=1)[1] == "a" * 50
 
 
-def test_changes_are_told_once() -> None:
+def test_changes_are_reported_once() -> None:
     fast, best = a_runtime("fast", id="1"), a_runtime("best", id="2")
     used = {**fast, "memory": 5, "last_used": "2026-01-02T11:56:59Z"}
     loading = {**best, "status": "loading"}

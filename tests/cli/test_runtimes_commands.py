@@ -1,4 +1,4 @@
-"""`whisperctl runtimes` and `whisperctl profiles`, from their beginning to their end in a real daemon."""
+"""The whole life cycle of runtimes and profiles through `whisperctl`, with a real daemon."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Start = Callable[..., subprocess.Popen[bytes]]
 
 @pytest.fixture
 def fast(shared: RunningDaemon, toy: Callable[..., str]) -> Iterator[str]:
-    """A runtime with a model of its own."""
+    """A runtime with its own model."""
     created = shared.ctl("runtimes", "create", "fast", "--model", toy("fast"))
     assert (created.status, created.out) == (0, "fast is created\n"), created
     yield "fast"
@@ -41,7 +41,7 @@ def default_of(daemon: RunningDaemon) -> str:
     return str(name)
 
 
-def test_a_runtime_comes_and_goes(shared: RunningDaemon, fast: str, toy: Callable[..., str]) -> None:
+def test_the_life_cycle_of_a_runtime(shared: RunningDaemon, fast: str, toy: Callable[..., str]) -> None:
     rows = {line.split()[0]: line for line in shared.ctl("runtimes", "list").out.splitlines()}
     assert "unloaded" in rows[fast]
     assert " * " in rows[default_of(shared)]
@@ -62,11 +62,11 @@ def test_a_runtime_comes_and_goes(shared: RunningDaemon, fast: str, toy: Callabl
     assert (gone.status, gone.out) == (4, "")
 
 
-def test_it_is_named_by_its_id_as_well(shared: RunningDaemon, fast: str) -> None:
+def test_a_runtime_can_be_named_by_its_id(shared: RunningDaemon, fast: str) -> None:
     assert shown(shared, shown(shared, fast)["id"])["name"] == fast
 
 
-def test_editing(shared: RunningDaemon, fast: str) -> None:
+def test_editing_a_runtime(shared: RunningDaemon, fast: str) -> None:
     version = shown(shared, fast)["version"]
     changed = shared.ctl(
         "runtimes",
@@ -89,17 +89,17 @@ def test_editing(shared: RunningDaemon, fast: str) -> None:
 
 
 @pytest.mark.parametrize("keep_alive", ["-1", "never"])
-def test_kept_for_ever(shared: RunningDaemon, fast: str, keep_alive: str) -> None:
+def test_keeping_a_runtime_loaded_for_ever(shared: RunningDaemon, fast: str, keep_alive: str) -> None:
     assert shared.ctl("runtimes", "edit", fast, "--keep-alive", keep_alive, "--json").json["keep_alive"] == -1
 
 
-def test_a_field_that_cannot_be(shared: RunningDaemon, fast: str) -> None:
+def test_an_invalid_field_is_refused(shared: RunningDaemon, fast: str) -> None:
     done = shared.ctl("runtimes", "edit", fast, "--keep-alive", "soon", "--json")
     assert (done.status, done.json["error"]["code"]) == (2, "runtime.invalid")
     assert done.json["error"]["data"] == {"field": "keep_alive"}
 
 
-def test_the_default_is_changed_and_refused(shared: RunningDaemon, fast: str) -> None:
+def test_the_default_runtime_is_changed_and_protected(shared: RunningDaemon, fast: str) -> None:
     first = default_of(shared)
     for verb in ("delete", "unload", "disable"):
         done = shared.ctl("runtimes", verb, first, "--json")
@@ -110,7 +110,7 @@ def test_the_default_is_changed_and_refused(shared: RunningDaemon, fast: str) ->
     assert default_of(shared) == first
 
 
-def test_a_disabled_one_is_not_used(shared: RunningDaemon, fast: str, tone: str) -> None:
+def test_a_disabled_runtime_is_not_used(shared: RunningDaemon, fast: str, tone: str) -> None:
     assert shared.ctl("runtimes", "disable", fast).out == "fast is disabled\n"
     assert " disabled " in shared.ctl("runtimes", "list").out
     done = shared.ctl("transcribe", "--runtime", fast, tone, "--json")
@@ -129,15 +129,13 @@ def test_transcribing_with_a_runtime(shared: RunningDaemon, fast: str, tone: str
     assert fast in unknown.err
 
 
-def test_several_names_go_on_after_a_failure(shared: RunningDaemon, fast: str) -> None:
+def test_several_names_continue_after_a_failure(shared: RunningDaemon, fast: str) -> None:
     done = shared.ctl("runtimes", "prepare", "nonsense", fast)
     assert (done.status, done.out) == (1, "fast has everything it needs\n")
     assert done.err.startswith("whisperctl: nonsense: ")
 
 
-def test_cancelling_what_is_loading(
-    shared: RunningDaemon, toy: Callable[..., str], ctl_process: Start
-) -> None:
+def test_cancelling_a_load(shared: RunningDaemon, toy: Callable[..., str], ctl_process: Start) -> None:
     model = Path(toy("slow"))
     (model / "hold_load").touch()
     shared.ctl("runtimes", "create", "slow", "--model", str(model))
@@ -152,7 +150,7 @@ def test_cancelling_what_is_loading(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals and terminals as on POSIX")
-def test_ctrl_c_gives_up_what_is_loading(shared: RunningDaemon, toy: Callable[..., str]) -> None:
+def test_ctrl_c_cancels_a_load(shared: RunningDaemon, toy: Callable[..., str]) -> None:
     model = Path(toy("slow"))
     (model / "hold_load").touch()
     shared.ctl("runtimes", "create", "slow", "--model", str(model))
@@ -168,7 +166,7 @@ def test_ctrl_c_gives_up_what_is_loading(shared: RunningDaemon, toy: Callable[..
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")
-def test_watching_tells_of_every_change(shared: RunningDaemon, fast: str, ctl_process: Start) -> None:
+def test_watching_reports_every_change(shared: RunningDaemon, fast: str, ctl_process: Start) -> None:
     watching = ctl_process("runtimes", "list", "--watch", "--json")
     assert watching.stdout is not None
 

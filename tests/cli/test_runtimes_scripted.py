@@ -1,4 +1,4 @@
-"""`whisperctl runtimes` and `profiles`: what they ask for, and what they make of the answers."""
+"""`whisperctl runtimes` and `profiles`: the requests that they send, and the output for the answers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def raising(error: WhisperdError) -> Callable[[Map], Any]:
 
 @pytest.fixture
 def daemon() -> Iterator[ScriptedDaemon]:
-    """A daemon to be told what to say."""
+    """A daemon with scripted answers."""
     with tempfile.TemporaryDirectory(prefix="whisperd-") as folder:
         scripted = ScriptedDaemon(Path(folder) / "d.sock")
         yield scripted
@@ -46,14 +46,14 @@ def daemon() -> Iterator[ScriptedDaemon]:
 
 @pytest.fixture(autouse=True)
 def surroundings(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of one width, and without a profile of whoever runs the tests."""
+    """Set the terminal width, and ignore the profile of the user who runs the tests."""
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.delenv("WHISPERD_PROFILE", raising=False)
 
 
 @pytest.fixture
 def ctl(daemon: ScriptedDaemon, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    """Runs a command; returns its exit status, what it printed, and what it printed as errors."""
+    """Return a function that runs a command and returns its exit status, output and error output."""
 
     def run(*words: str) -> tuple[int, str, str]:
         capsys.readouterr()
@@ -122,7 +122,7 @@ def test_create_as_default_and_load(daemon: ScriptedDaemon, ctl: Ctl) -> None:
     assert json.loads(ctl(*words, "--json")[1])["status"] == "loaded"
 
 
-def test_what_was_created_is_said_even_if_it_cannot_be_loaded(daemon: ScriptedDaemon, ctl: Ctl) -> None:
+def test_a_created_runtime_is_reported_even_if_it_cannot_load(daemon: ScriptedDaemon, ctl: Ctl) -> None:
     full = WhisperdError("memory.not_enough", "It does not fit.", "Use base.", {"largest": "base"})
     daemon.set(runtimes_create=a_runtime(), runtimes_show=a_runtime(), runtimes_load=raising(full))
     status, out, err = ctl("runtimes", "create", "fast", "--model", "large-v3", "--load")
@@ -194,7 +194,7 @@ def test_default(daemon: ScriptedDaemon, ctl: Ctl, state: Map, missing: Map | No
     assert ctl("runtimes", "default", "fast") == (0, f"fast is the default{said}\n", "")
 
 
-def test_a_default_that_cannot_be_loaded_here_is_told_of(daemon: ScriptedDaemon, ctl: Ctl) -> None:
+def test_a_default_that_cannot_load_is_reported(daemon: ScriptedDaemon, ctl: Ctl) -> None:
     warning = {
         "code": "model.too_large",
         "message": "No room.",
@@ -223,12 +223,12 @@ def test_a_default_that_cannot_be_loaded_here_is_told_of(daemon: ScriptedDaemon,
         ("default", "a", "b"),
     ],
 )
-def test_wrong_usage_asks_nobody(daemon: ScriptedDaemon, ctl: Ctl, words: tuple[str, ...]) -> None:
+def test_invalid_usage_sends_no_request(daemon: ScriptedDaemon, ctl: Ctl, words: tuple[str, ...]) -> None:
     assert ctl("runtimes", *words)[0] == 2
     assert daemon.requests == daemon.greetings == []
 
 
-def test_a_refusal_is_status_5(daemon: ScriptedDaemon, ctl: Ctl) -> None:
+def test_a_refusal_exits_with_5(daemon: ScriptedDaemon, ctl: Ctl) -> None:
     refusal = WhisperdError("runtime.is_default", "The runtime fast is the default.", "Choose another one.")
     daemon.set(runtimes_delete=raising(refusal))
     status, out, err = ctl("runtimes", "delete", "fast")
@@ -236,7 +236,7 @@ def test_a_refusal_is_status_5(daemon: ScriptedDaemon, ctl: Ctl) -> None:
     assert err == "whisperctl: The runtime fast is the default.\n  Choose another one.\n"
 
 
-def test_loading_shows_how_far_it_is(daemon: ScriptedDaemon, ctl: Ctl) -> None:
+def test_loading_shows_its_progress(daemon: ScriptedDaemon, ctl: Ctl) -> None:
     def load(_params: Map) -> Map:
         about = {"type": "runtime.status", "error": None}
         mine = {**about, "id": "0a1b2c3d", "name": "fast"}
@@ -266,7 +266,7 @@ def test_loading_shows_how_far_it_is(daemon: ScriptedDaemon, ctl: Ctl) -> None:
     ("runtime", "shown"),
     [(a_runtime(status="loading"), ["Loading fast ..."]), (a_runtime(**LOADED), []), (None, [])],
 )
-def test_a_preparation_that_is_under_way_is_shown_at_once(
+def test_a_load_in_progress_is_shown_at_once(
     daemon: ScriptedDaemon, ctl: Ctl, runtime: Map | None, shown: list[str]
 ) -> None:
     def subscribe(params: Map) -> Map:
@@ -285,7 +285,7 @@ def test_a_preparation_that_is_under_way_is_shown_at_once(
 
 
 def watched(daemon: ScriptedDaemon, *lists: list[Map]) -> None:
-    """Each list of runtimes is told of by an event; after the last one the daemon is gone."""
+    """Announce each list of runtimes by an event, and disconnect after the last one."""
     left = [*lists]
 
     def answer(_params: Map) -> Any:
@@ -352,13 +352,13 @@ def test_watching_ends_with_ctrl_c(daemon: ScriptedDaemon) -> None:
 
 
 class Terminal(io.StringIO):
-    """A stream that says it is a terminal."""
+    """A stream that reports being a terminal."""
 
     def isatty(self) -> bool:
         return True
 
 
-def test_on_a_terminal_the_table_is_painted_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_terminal_the_table_is_redrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TERM", raising=False)
     monkeypatch.setenv("WT_SESSION", "1")
     terminal = Terminal()
@@ -375,7 +375,7 @@ def test_on_a_terminal_the_table_is_painted_over(monkeypatch: pytest.MonkeyPatch
     assert not Repainted.is_possible(io.StringIO())
 
 
-def test_a_terminal_that_is_not_high_enough() -> None:
+def test_a_table_longer_than_the_terminal_is_cut() -> None:
     terminal = Terminal()
     Repainted(terminal).show([str(number) for number in range(30)])
     lines = terminal.getvalue().split("\x1b[K\n")
@@ -404,7 +404,7 @@ def test_profiles_are_listed_and_shown(daemon: ScriptedDaemon, ctl: Ctl) -> None
     assert json.loads(ctl("profiles", "list", "--json")[1])[0] == PROFILE
 
 
-def test_a_profile_is_created_with_what_was_given(daemon: ScriptedDaemon, ctl: Ctl) -> None:
+def test_create_profile_sends_only_what_was_given(daemon: ScriptedDaemon, ctl: Ctl) -> None:
     daemon.set(profiles_create=lambda params: {**PROFILE, "name": params["name"]})
     assert ctl("profiles", "create", "bare") == (0, "bare is created\n", "")
     ctl("profiles", "create", "talks", "--runtime", "fast", "--language", "de", "--no-vad")
@@ -415,7 +415,7 @@ def test_a_profile_is_created_with_what_was_given(daemon: ScriptedDaemon, ctl: C
 
 
 @pytest.mark.parametrize("noun", ["profiles", "watch"])
-def test_what_is_given_goes_before_what_is_unset(daemon: ScriptedDaemon, ctl: Ctl, noun: str) -> None:
+def test_given_options_override_unset(daemon: ScriptedDaemon, ctl: Ctl, noun: str) -> None:
     before = {"id": "0", "name": "n", "path": "/n", "version": 1, "done": 0, "options": {"language": "de"}}
     daemon.set(**{f"{noun}_show": before, f"{noun}_edit": before})
     unset = ("--unset", "runtime", "--unset", "language")
@@ -423,7 +423,7 @@ def test_what_is_given_goes_before_what_is_unset(daemon: ScriptedDaemon, ctl: Ct
     assert daemon.requests[-1][1]["changes"] == {"runtime": "fast", "options": {"language": "fr"}}
 
 
-def test_editing_a_profile_leaves_its_other_options(daemon: ScriptedDaemon, ctl: Ctl) -> None:
+def test_editing_a_profile_keeps_its_other_options(daemon: ScriptedDaemon, ctl: Ctl) -> None:
     daemon.set(profiles_show=PROFILE, profiles_edit=PROFILE)
     assert ctl("profiles", "edit", "talks", "--task", "translate")[1] == "talks is changed\n"
     ctl("profiles", "edit", "talks", "--unset", "beam_size", "--unset", "runtime", "--unset", "temperature")
@@ -445,10 +445,10 @@ def test_profiles_are_deleted(daemon: ScriptedDaemon, ctl: Ctl) -> None:
     assert ctl("profiles", "delete", "talks") == (0, "talks is deleted\n", "")
 
 
-# What every command says first
+# The greeting of every command
 
 
-def test_a_profile_is_named_to_the_daemon(
+def test_the_greeting_names_the_profile(
     daemon: ScriptedDaemon, ctl: Ctl, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     daemon.set(jobs_submit={"id": "j", "runtime": "fast"}, runtimes_list=[a_runtime()])
@@ -464,17 +464,17 @@ def test_a_profile_is_named_to_the_daemon(
     assert named == [None, "talks", "mine", None, None, "talks"]
 
 
-def test_a_profile_that_nobody_knows(daemon: ScriptedDaemon, ctl: Ctl) -> None:
+def test_an_unknown_profile_exits_with_4(daemon: ScriptedDaemon, ctl: Ctl) -> None:
     daemon.set(session_hello=raising(WhisperdError("profile.unknown", "There is none.", "Make one.")))
     assert ctl("transcribe", __file__, "--profile", "x")[0] == 4
 
 
-def test_a_daemon_of_another_protocol(daemon: ScriptedDaemon, ctl: Ctl) -> None:
+def test_a_daemon_of_another_protocol_exits_with_3(daemon: ScriptedDaemon, ctl: Ctl) -> None:
     daemon.set(session_hello=raising(WhisperdError("protocol.unsupported", "It differs.", "Upgrade.")))
     assert ctl("runtimes", "list") == (3, "", "whisperctl: It differs.\n  Upgrade.\n")
 
 
-def test_a_daemon_of_another_version_is_told_of(daemon: ScriptedDaemon, ctl: Ctl) -> None:
+def test_a_daemon_of_another_version_is_reported(daemon: ScriptedDaemon, ctl: Ctl) -> None:
     daemon.set(
         session_hello={"server": "whisperd", "version": "0.0.1", "protocol": 1}, runtimes_list=[a_runtime()]
     )
@@ -503,7 +503,7 @@ def test_only_given_job_options_are_sent(daemon: ScriptedDaemon, ctl: Ctl) -> No
     assert sent == [{}, {"runtime": "fast", "language": "auto", "vad": True, "priority": "bulk"}]
 
 
-def test_a_runtime_and_a_model_contradict_each_other(daemon: ScriptedDaemon, ctl: Ctl) -> None:
+def test_a_runtime_and_a_model_exclude_each_other(daemon: ScriptedDaemon, ctl: Ctl) -> None:
     status, _, err = ctl("transcribe", __file__, "--runtime", "fast", "--model", "base")
     assert status == 2
     assert "--runtime and --model cannot be combined" in err

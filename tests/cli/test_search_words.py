@@ -1,4 +1,4 @@
-"""What a shell hands over as the words of a search, and the query that they are."""
+"""From the words that a shell passes to `search` to the query."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ from whisperd.cli.commands.search import query_of
         (["after:2026-03 offer"], "after:2026-03 offer"),
     ],
 )
-def test_what_the_shell_kept_together_stays_so_unless_it_is_a_query(words: list[str], query: str) -> None:
+def test_a_quoted_word_stays_one_phrase_unless_it_is_a_query(words: list[str], query: str) -> None:
     assert query_of(words) == query

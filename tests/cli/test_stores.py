@@ -17,12 +17,12 @@ from whisperd_testing import LIMIT_S, RunningDaemon
 
 @pytest.fixture
 def own(make_daemon: Callable[..., RunningDaemon], tmp_path: Path) -> RunningDaemon:
-    """A daemon with stores of its own, in which nothing is."""
+    """A daemon with its own, empty stores."""
     places = {"WHISPERD_MODELS_DIR": str(tmp_path / "store"), "WHISPERD_NATIVE_DIR": str(tmp_path / "native")}
     return make_daemon(env={**places, "WHISPERD_OFFLINE": "1"}).start()
 
 
-def test_a_model_comes_and_goes(own: RunningDaemon, toy: Callable[..., str]) -> None:
+def test_the_life_cycle_of_a_model(own: RunningDaemon, toy: Callable[..., str]) -> None:
     imported = own.ctl("models", "import", toy(), "mine")
     assert (imported.status, imported.err) == (0, "")
     assert imported.out.startswith("mine is installed (")
@@ -39,12 +39,12 @@ def test_a_model_comes_and_goes(own: RunningDaemon, toy: Callable[..., str]) -> 
     assert own.ctl("models", "list", "--json").json == []
 
 
-def test_reading_every_byte_is_followed(own: RunningDaemon, toy: Callable[..., str]) -> None:
+def test_verification_shows_its_progress(own: RunningDaemon, toy: Callable[..., str]) -> None:
     assert "Verifying mine" in own.ctl("models", "import", toy(), "mine", "--verbose").err
     assert "Verifying mine 100 %" in own.ctl("models", "verify", "mine", "--verbose").err
 
 
-def test_a_file_of_whisper_cpp_comes_and_goes(own: RunningDaemon, tmp_path: Path) -> None:
+def test_the_life_cycle_of_a_whisper_cpp_file(own: RunningDaemon, tmp_path: Path) -> None:
     file = tmp_path / "ggml-mine.bin"
     file.write_bytes(ggml_model())
     shown = own.ctl("models", "show", str(file)).out
@@ -63,15 +63,13 @@ def test_a_file_of_whisper_cpp_comes_and_goes(own: RunningDaemon, tmp_path: Path
     assert own.ctl("models", "remove", "ggml-mine").out.startswith("ggml-mine is removed (")
 
 
-def test_the_catalogue(own: RunningDaemon) -> None:
+def test_the_catalogue_is_listed(own: RunningDaemon) -> None:
     models = {model["name"]: model for model in own.ctl("models", "available", "--json").json}
     assert {"tiny.en", "base", "large-v3-turbo"} <= set(models)
     assert own.ctl("models", "available").out.splitlines()[0].split()[-1] == "INSTALLED"
 
 
-def test_a_relative_folder_means_ours_and_not_the_daemons(
-    own: RunningDaemon, toy: Callable[..., str]
-) -> None:
+def test_a_relative_folder_is_relative_to_the_client(own: RunningDaemon, toy: Callable[..., str]) -> None:
     folder = Path(toy("mine"))
 
     def models(*arguments: str) -> str:
@@ -85,7 +83,7 @@ def test_a_relative_folder_means_ours_and_not_the_daemons(
     assert models("import", "mine", "copied").startswith("copied is installed")
 
 
-def test_several_names_go_on_after_a_failure(own: RunningDaemon, toy: Callable[..., str]) -> None:
+def test_several_names_continue_after_a_failure(own: RunningDaemon, toy: Callable[..., str]) -> None:
     own.ctl("models", "import", toy(), "mine")
     done = own.ctl("models", "verify", "nonsense", "base", "mine")
     assert (done.status, done.out) == (1, "mine: intact\n")
@@ -100,13 +98,13 @@ def test_several_names_go_on_after_a_failure(own: RunningDaemon, toy: Callable[.
 
 
 @pytest.mark.parametrize("verb", ["verify", "remove", "path"])
-def test_a_model_that_is_not_installed(own: RunningDaemon, verb: str) -> None:
+def test_a_model_that_is_not_installed_is_not_found(own: RunningDaemon, verb: str) -> None:
     done = own.ctl("models", verb, "base")
     assert (done.status, done.out) == (4, "")
     assert "`whisperctl models pull base`" in done.err
 
 
-def test_a_name_that_is_taken(own: RunningDaemon, toy: Callable[..., str]) -> None:
+def test_a_taken_name_is_refused(own: RunningDaemon, toy: Callable[..., str]) -> None:
     own.ctl("models", "import", toy(), "mine")
     done = own.ctl("models", "import", toy(), "mine", "--json")
     assert (done.status, done.json["error"]["code"]) == (5, "model.exists")
@@ -114,7 +112,7 @@ def test_a_name_that_is_taken(own: RunningDaemon, toy: Callable[..., str]) -> No
 
 
 def test_another_bundle_of_the_same_version_is_shown(own: RunningDaemon, tmp_path: Path) -> None:
-    """Such as that of another Python."""
+    """For example, the bundle of another Python."""
     selection = Bundle("media", media_lock()).select()
     for folder in (selection.folder, f"{selection.version}-cp399-01234567"):
         path = tmp_path / "native" / folder / "media"
@@ -124,7 +122,7 @@ def test_another_bundle_of_the_same_version_is_shown(own: RunningDaemon, tmp_pat
     assert row[:4] == ["media", "installed", selection.version, selection.version]
 
 
-def test_bundles_that_are_not_installed(own: RunningDaemon) -> None:
+def test_bundles_that_are_not_installed_are_listed(own: RunningDaemon) -> None:
     bundles = {bundle["name"]: bundle for bundle in own.ctl("natives", "list", "--json").json}
     assert {"media", "ctranslate2-cpu"} <= set(bundles)
     assert bundles["media"]["installed"] == []
@@ -141,20 +139,20 @@ def test_bundles_that_are_not_installed(own: RunningDaemon) -> None:
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="Macs have Metal")
 @pytest.mark.parametrize("verb", ["install", "upgrade"])
-def test_what_was_never_made_for_this_computer_is_not_installed(own: RunningDaemon, verb: str) -> None:
+def test_a_bundle_for_another_platform_is_not_installed(own: RunningDaemon, verb: str) -> None:
     done = own.ctl("natives", verb, "whispercpp-metal", "--json")
     error = done.json["error"]
     assert (done.status, error["code"], error["data"]["missing"]) == (1, "variant.not_usable", "platform")
 
 
-def test_a_bundle_that_nobody_knows(own: RunningDaemon) -> None:
+def test_an_unknown_bundle_gets_a_suggestion(own: RunningDaemon) -> None:
     done = own.ctl("natives", "install", "medai", "--json")
     assert (done.status, done.json["error"]["code"]) == (4, "native.unknown")
     assert done.json["error"]["fix"] == "Did you mean media?"
 
 
 @pytest.mark.real
-def test_an_installed_bundle(shared: RunningDaemon) -> None:
+def test_an_installed_bundle_is_verified(shared: RunningDaemon) -> None:
     assert shared.ctl("natives", "install", "media", timeout=600).out.startswith("media ")
     folder = Path(shared.ctl("natives", "path", "media").out.strip())
     assert folder.is_dir()
@@ -163,7 +161,7 @@ def test_an_installed_bundle(shared: RunningDaemon) -> None:
     assert "Verifying media" in shared.ctl("natives", "verify", "media", "--verbose").err
 
 
-def test_quiet_says_nothing_when_all_is_well(own: RunningDaemon, toy: Callable[..., str]) -> None:
+def test_quiet_prints_nothing_on_success(own: RunningDaemon, toy: Callable[..., str]) -> None:
     for arguments in (("import", toy(), "mine"), ("verify", "mine"), ("remove", "mine")):
         done = own.ctl("models", *arguments, "--quiet")
         assert (done.status, done.out, done.err) == (0, "", "")

@@ -1,4 +1,4 @@
-"""What whisperctl shows on a real terminal: progress that goes away, and no colour."""
+"""whisperctl on a real terminal: progress that is erased, and no colour."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [
 
 
 class Terminal:
-    """A terminal of a width, with whisperctl running on it."""
+    """A terminal of a given width on which whisperctl runs."""
 
     def __init__(
         self,
@@ -51,16 +51,16 @@ class Terminal:
         self.written = ""
 
     def type(self, text: str) -> None:
-        """Type on its keyboard."""
+        """Type text on the terminal's keyboard."""
         os.write(self._master, text.encode())
 
     def read_until(self, text: str) -> None:
-        """Read on until something was written."""
+        """Read until the text has been written."""
         while text not in self.written:
             self._read()
 
     def finish(self) -> int:
-        """Read to the end; returns the exit status."""
+        """Read to the end; return the exit status."""
         try:
             while True:
                 self._read()
@@ -76,7 +76,7 @@ class Terminal:
 
     @property
     def screen(self) -> list[str]:
-        """What stands on it in the end: `\\r` goes back to the beginning of the line and writes over it."""
+        """The final content of the screen: text after `\\r` overwrites the line from its beginning."""
         lines = []
         for line in self.written.replace("\r\n", "\n").split("\n"):
             shown = ""
@@ -86,7 +86,7 @@ class Terminal:
         return lines
 
 
-def test_progress_comes_and_goes(shared: RunningDaemon, toy: Callable[..., str], tmp_path: Path) -> None:
+def test_progress_is_shown_and_erased(shared: RunningDaemon, toy: Callable[..., str], tmp_path: Path) -> None:
     model = Path(toy("slow", window_s=0.02))
     (model / "hold").touch()
     long = write_tone(tmp_path / "long.wav", 100.0)
@@ -99,9 +99,7 @@ def test_progress_comes_and_goes(shared: RunningDaemon, toy: Callable[..., str],
     assert terminal.screen == [*["transcribe 24.00 s"] * 3, "transcribe 22.00 s", "transcribe 6.00 s", ""]
 
 
-def test_a_job_that_has_begun_is_shown_before_its_first_window(
-    shared: RunningDaemon, held: Path, tone: str
-) -> None:
+def test_a_running_job_is_shown_before_its_first_window(shared: RunningDaemon, held: Path, tone: str) -> None:
     terminal = Terminal(shared, 80, "transcribe", "--no-vad", "--model", str(held), tone)
     terminal.read_until("\rTranscribing ...")
     (held / "hold").unlink()
@@ -109,7 +107,7 @@ def test_a_job_that_has_begun_is_shown_before_its_first_window(
     assert terminal.screen == ["transcribe 2.00 s", ""]
 
 
-def test_a_daemon_that_is_started_is_said_to_be(make_daemon: Callable[..., RunningDaemon]) -> None:
+def test_starting_a_daemon_is_shown(make_daemon: Callable[..., RunningDaemon]) -> None:
     terminal = Terminal(make_daemon(), 80, "daemon", "start")
     assert terminal.finish() == 0
     assert terminal.written.startswith("\rStarting the daemon ...\r")
@@ -117,7 +115,9 @@ def test_a_daemon_that_is_started_is_said_to_be(make_daemon: Callable[..., Runni
 
 
 @pytest.mark.parametrize("columns", [0, 1, 20, 40])
-def test_a_narrow_terminal(shared: RunningDaemon, toy: Callable[..., str], tone: str, columns: int) -> None:
+def test_progress_fits_a_narrow_terminal(
+    shared: RunningDaemon, toy: Callable[..., str], tone: str, columns: int
+) -> None:
     terminal = Terminal(shared, columns, "transcribe", "--no-vad", "--model", toy(), tone)
     assert terminal.finish() == 0
     assert terminal.screen == ["transcribe 2.00 s", ""]
@@ -126,7 +126,7 @@ def test_a_narrow_terminal(shared: RunningDaemon, toy: Callable[..., str], tone:
 
 
 @pytest.mark.parametrize("variables", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}])
-def test_nothing_is_ever_coloured(shared: RunningDaemon, tone: str, variables: dict[str, str]) -> None:
+def test_output_is_never_coloured(shared: RunningDaemon, tone: str, variables: dict[str, str]) -> None:
     for arguments in (
         ("transcribe", "--no-vad", tone),
         ("jobs", "list"),
@@ -144,7 +144,7 @@ def test_quiet_shows_no_progress(shared: RunningDaemon, toy: Callable[..., str],
     assert terminal.written == "transcribe 2.00 s\r\n"
 
 
-def test_ctrl_c_takes_the_progress_away(shared: RunningDaemon, held: Path, tone: str) -> None:
+def test_ctrl_c_erases_the_progress(shared: RunningDaemon, held: Path, tone: str) -> None:
     terminal = Terminal(shared, 80, "transcribe", "--no-vad", "--model", str(held), tone)
     terminal.read_until("Loading ")
     until((held / "batches.jsonl").exists)

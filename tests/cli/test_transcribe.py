@@ -31,7 +31,7 @@ def lines(text: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_one_file_is_its_text_and_nothing_else(shared: RunningDaemon, tone: str) -> None:
+def test_one_file_prints_only_its_text(shared: RunningDaemon, tone: str) -> None:
     done = transcribe(shared, tone)
     assert (done.status, done.out, done.err) == (0, TEXT, "")
 
@@ -51,8 +51,8 @@ def test_a_failure_does_not_stop_the_others(shared: RunningDaemon, tone: str, tm
     assert fix.startswith("  ")
 
 
-def test_seventy_files(shared: RunningDaemon, tone: str, tmp_path: Path) -> None:
-    """More than a connection may have subscriptions."""
+def test_more_files_than_subscriptions_are_allowed(shared: RunningDaemon, tone: str, tmp_path: Path) -> None:
+    """Seventy files: more than a connection may have subscriptions."""
     files = [str(tmp_path / f"{index:02}.wav") for index in range(70)]
     for name in files:
         Path(name).symlink_to(tone)
@@ -86,14 +86,14 @@ def test_json_of_a_failure_is_the_error(shared: RunningDaemon) -> None:
 @pytest.mark.parametrize(
     "arguments", [("--json",), ("--json", "transcribe"), ("--json", "transcribe", "a", "--x")]
 )
-def test_json_of_a_wrong_usage_is_the_error(shared: RunningDaemon, arguments: tuple[str, ...]) -> None:
+def test_json_of_invalid_usage_is_the_error(shared: RunningDaemon, arguments: tuple[str, ...]) -> None:
     done = shared.ctl(*arguments)
     assert (done.status, done.err) == (2, "")
     assert done.json["error"]["code"].startswith("usage.")
 
 
 @pytest.mark.parametrize("format_name", ["text", "json", "verbose_json"])
-def test_formats(shared: RunningDaemon, tone: str, format_name: str) -> None:
+def test_formats_on_standard_output(shared: RunningDaemon, tone: str, format_name: str) -> None:
     done = transcribe(shared, tone, "--format", format_name)
     assert done.status == 0
     if format_name == "text":
@@ -104,7 +104,7 @@ def test_formats(shared: RunningDaemon, tone: str, format_name: str) -> None:
 
 
 @pytest.mark.parametrize("format_name", sorted(EXTENSIONS))
-def test_a_file_is_written_as_its_name_says(
+def test_the_extension_of_the_output_file_sets_the_format(
     shared: RunningDaemon, tone: str, tmp_path: Path, format_name: str
 ) -> None:
     target = tmp_path / f"text.{EXTENSIONS[format_name]}"
@@ -114,11 +114,11 @@ def test_a_file_is_written_as_its_name_says(
     assert transcribe(shared, tone, "--format", meant).out == target.read_text()
 
 
-def test_both_ends_know_the_same_formats() -> None:
+def test_client_and_daemon_know_the_same_formats() -> None:
     assert {name: known.extension for name, known in FORMATS.items()} == EXTENSIONS
 
 
-def test_stream_is_a_line_of_json_for_each_event(shared: RunningDaemon, tone: str) -> None:
+def test_stream_prints_each_event_as_a_json_line(shared: RunningDaemon, tone: str) -> None:
     done = transcribe(shared, "--stream", tone, "missing.wav", tone)
     events = lines(done.out)
     assert done.status == 1
@@ -137,14 +137,14 @@ def test_stream_is_a_line_of_json_for_each_event(shared: RunningDaemon, tone: st
     assert "transcription.segment" in first
 
 
-def test_output_goes_into_a_file(shared: RunningDaemon, tone: str, tmp_path: Path) -> None:
+def test_output_is_written_to_a_file(shared: RunningDaemon, tone: str, tmp_path: Path) -> None:
     target = tmp_path / "text.txt"
     done = transcribe(shared, tone, "-o", str(target))
     assert (done.status, done.out, done.err) == (0, "", "")
     assert target.read_text() == TEXT
 
 
-def test_a_file_says_what_standard_output_says(shared: RunningDaemon, tmp_path: Path) -> None:
+def test_a_file_has_the_same_content_as_standard_output(shared: RunningDaemon, tmp_path: Path) -> None:
     long = str(write_tone(tmp_path / "long.wav", 50.0))
     target = tmp_path / "text.txt"
     printed = transcribe(shared, long)
@@ -157,14 +157,14 @@ def test_output_dash_is_standard_output(shared: RunningDaemon, tone: str) -> Non
     assert transcribe(shared, tone, "-o", "-").out == TEXT
 
 
-def test_json_and_a_file(shared: RunningDaemon, tone: str, tmp_path: Path) -> None:
+def test_json_may_be_combined_with_a_file(shared: RunningDaemon, tone: str, tmp_path: Path) -> None:
     target = tmp_path / "text.txt"
     done = transcribe(shared, tone, "--json", "-o", str(target))
     assert done.json["output"] == str(target)
     assert target.read_text() == TEXT
 
 
-def test_output_dir_has_a_file_for_each(shared: RunningDaemon, tone: str, tmp_path: Path) -> None:
+def test_output_dir_gets_a_file_for_each_input(shared: RunningDaemon, tone: str, tmp_path: Path) -> None:
     other = str(write_tone(tmp_path / "other.wav", 1.0))
     folder = tmp_path / "new" / "texts"
     done = transcribe(shared, tone, other, "--format", "verbose_json", "--output-dir", str(folder))
@@ -175,7 +175,7 @@ def test_output_dir_has_a_file_for_each(shared: RunningDaemon, tone: str, tmp_pa
 
 
 @pytest.mark.parametrize("formats", [("srt,vtt,text",), ("srt", "vtt", "text,srt")])
-def test_several_formats_are_files_of_one_job(
+def test_several_formats_are_written_by_one_job(
     shared: RunningDaemon, tone: str, tmp_path: Path, formats: tuple[str, ...]
 ) -> None:
     given = [word for one in formats for word in ("--format", one)]
@@ -187,7 +187,9 @@ def test_several_formats_are_files_of_one_job(
         assert (tmp_path / name).read_text() == content
 
 
-def test_a_format_whose_file_is_there_costs_no_job(shared: RunningDaemon, tone: str, tmp_path: Path) -> None:
+def test_an_existing_output_file_is_refused_before_the_job(
+    shared: RunningDaemon, tone: str, tmp_path: Path
+) -> None:
     (tmp_path / "tone.vtt").write_text("mine")
     jobs = len(shared.ctl("jobs", "list", "--json").json)
     done = transcribe(shared, tone, "--format", "srt,vtt", "--output-dir", str(tmp_path))
@@ -206,7 +208,7 @@ def test_a_format_whose_file_is_there_costs_no_job(shared: RunningDaemon, tone: 
         (("--json", "--format", "srt", "-o", "-"), "Omit --json"),
     ],
 )
-def test_a_format_that_has_no_place_is_refused(
+def test_a_format_without_a_destination_is_refused(
     shared: RunningDaemon, arguments: tuple[str, ...], fix: str
 ) -> None:
     done = transcribe(shared, "a", *arguments, "--json")
@@ -215,7 +217,9 @@ def test_a_format_that_has_no_place_is_refused(
     assert fix in error["fix"]
 
 
-def test_json_beside_a_format_of_json_or_a_file(shared: RunningDaemon, tone: str, tmp_path: Path) -> None:
+def test_json_may_be_combined_with_json_formats_and_files(
+    shared: RunningDaemon, tone: str, tmp_path: Path
+) -> None:
     for one in ("json", "verbose_json"):
         assert transcribe(shared, tone, "--json", "--format", one).json["segments"]
     target = tmp_path / "film"
@@ -223,7 +227,7 @@ def test_json_beside_a_format_of_json_or_a_file(shared: RunningDaemon, tone: str
     assert target.read_text().startswith("1\n")
 
 
-def test_a_file_that_is_there_is_not_replaced(shared: RunningDaemon, tone: str, tmp_path: Path) -> None:
+def test_an_existing_file_is_not_replaced(shared: RunningDaemon, tone: str, tmp_path: Path) -> None:
     (tmp_path / "tone.txt").write_text("my notes")
     done = transcribe(shared, tone, "--output-dir", str(tmp_path))
     assert done.status == 5
@@ -250,10 +254,8 @@ def test_two_recordings_of_one_name_do_not_share_a_file(shared: RunningDaemon, t
 
 
 @posix
-def test_a_file_that_comes_meanwhile_is_not_replaced(
-    shared: RunningDaemon, tone: str, tmp_path: Path
-) -> None:
-    """Here by a link, which makes two names one, as a disk does that does not tell case."""
+def test_a_file_created_meanwhile_is_not_replaced(shared: RunningDaemon, tone: str, tmp_path: Path) -> None:
+    """Simulated by a link, which makes two names one, as a case-insensitive file system does."""
     other, folder = str(write_tone(tmp_path / "other.wav", 1.0)), tmp_path / "texts"
     folder.mkdir()
     (folder / "other.txt").symlink_to("tone.txt")
@@ -275,18 +277,18 @@ def test_a_file_that_comes_meanwhile_is_not_replaced(
         ("a", "--stream", "--format", "srt"),
     ],
 )
-def test_what_cannot_be_together(shared: RunningDaemon, arguments: tuple[str, ...]) -> None:
+def test_conflicting_options_are_refused(shared: RunningDaemon, arguments: tuple[str, ...]) -> None:
     done = transcribe(shared, *arguments)
     assert (done.status, done.out) == (2, "")
 
 
-def test_a_format_of_a_job_that_is_left_is_for_later(shared: RunningDaemon) -> None:
+def test_a_format_with_detach_is_refused_with_advice(shared: RunningDaemon) -> None:
     done = transcribe(shared, "a", "--detach", "--format", "srt")
     assert (done.status, done.out) == (2, "")
     assert "`whisperctl jobs result ID --format srt`" in done.err
 
 
-def test_a_file_of_another_program_is_not_filled_with_text(
+def test_an_unknown_extension_needs_an_explicit_format(
     shared: RunningDaemon, tone: str, tmp_path: Path
 ) -> None:
     target = tmp_path / "text.docx"
@@ -298,7 +300,7 @@ def test_a_file_of_another_program_is_not_filled_with_text(
     assert target.read_text() == TEXT
 
 
-def test_many_documents_are_not_one(shared: RunningDaemon) -> None:
+def test_stream_and_json_exclude_each_other(shared: RunningDaemon) -> None:
     done = transcribe(shared, "a", "--stream", "--json")
     assert (done.status, done.json["error"]["code"]) == (2, "usage.invalid")
 
@@ -314,7 +316,7 @@ def test_many_documents_are_not_one(shared: RunningDaemon) -> None:
         (("--clip", "1:00-"), "clips.beyond_end"),
     ],
 )
-def test_an_option_that_cannot_be(
+def test_an_invalid_option_value_is_refused(
     shared: RunningDaemon, tone: str, arguments: tuple[str, ...], code: str
 ) -> None:
     done = transcribe(shared, "--json", tone, *arguments)
@@ -323,7 +325,7 @@ def test_an_option_that_cannot_be(
 
 
 @pytest.mark.parametrize("parts", [("0:00.5-0:01; 0:01.25-",), ("0:00.5-0:01", "0:01.25-")])
-def test_only_the_parts_are_transcribed(shared: RunningDaemon, tone: str, parts: tuple[str, ...]) -> None:
+def test_only_the_clips_are_transcribed(shared: RunningDaemon, tone: str, parts: tuple[str, ...]) -> None:
     clips = [word for part in parts for word in ("--clip", part)]
     document = transcribe(shared, tone, *clips, "--json").json
     assert document["text"] == "transcribe 0.50 s transcribe 0.75 s"
@@ -332,7 +334,7 @@ def test_only_the_parts_are_transcribed(shared: RunningDaemon, tone: str, parts:
     assert document["duration"] == 2.0
 
 
-def test_each_channel_may_be_heard_by_itself(shared: RunningDaemon, tmp_path: Path) -> None:
+def test_channels_may_be_transcribed_separately(shared: RunningDaemon, tmp_path: Path) -> None:
     path = str(write_tone(tmp_path / "call.wav", 2.0, channels=2))
     assert transcribe(shared, path, "--channels", "split").out == f"Speaker 1: {TEXT}Speaker 2: {TEXT}"
     target = tmp_path / "call.vtt"
@@ -390,7 +392,7 @@ def test_standard_input_among_files(shared: RunningDaemon, tone: str) -> None:
     assert done.out == f"==> {tone} <==\n{TEXT}==> - <==\n{TEXT}"
 
 
-def test_what_comes_before_standard_input_does_not_wait_for_it(
+def test_files_before_standard_input_do_not_wait_for_it(
     ctl_process: Callable[..., subprocess.Popen[bytes]], tone: str
 ) -> None:
     process = ctl_process("transcribe", "--no-vad", tone, "-", stdin=subprocess.PIPE)
@@ -401,7 +403,7 @@ def test_what_comes_before_standard_input_does_not_wait_for_it(
     assert (process.returncode, out.decode()) == (0, f"==> - <==\n{TEXT}")
 
 
-def test_what_comes_behind_standard_input_is_submitted_ahead(
+def test_files_after_standard_input_are_submitted_without_waiting(
     shared: RunningDaemon, ctl_process: Callable[..., subprocess.Popen[bytes]], held: Path, tone: str
 ) -> None:
     with Path(tone).open("rb") as sound:
@@ -410,13 +412,13 @@ def test_what_comes_behind_standard_input_is_submitted_ahead(
         until(lambda: sum(one["options"]["model"] == str(held) for one in client.jobs.list()) == 3)
 
 
-def test_standard_input_is_sent_in_pieces(shared: RunningDaemon, tmp_path: Path) -> None:
-    long = write_tone(tmp_path / "long.wav", 100.0)  # three pieces
+def test_standard_input_is_sent_in_chunks(shared: RunningDaemon, tmp_path: Path) -> None:
+    long = write_tone(tmp_path / "long.wav", 100.0)  # three chunks
     done = transcribe(shared, "-", "--json", input=long.read_bytes())
     assert (done.status, done.json["duration"]) == (0, 100.0)
 
 
-def test_an_empty_standard_input(shared: RunningDaemon) -> None:
+def test_empty_standard_input_is_an_error(shared: RunningDaemon) -> None:
     done = transcribe(shared, "-", "--json", input=b"")
     assert (done.status, done.json["error"]["code"]) == (1, "audio.empty")
 
@@ -428,14 +430,14 @@ def test_an_empty_standard_input(shared: RunningDaemon) -> None:
         (bytes(4000), "The recording that was sent is not readable audio or video, "),
     ],
 )
-def test_what_is_no_recording_on_standard_input(shared: RunningDaemon, content: bytes, said: str) -> None:
+def test_standard_input_that_is_not_a_recording(shared: RunningDaemon, content: bytes, said: str) -> None:
     done = transcribe(shared, "-", input=content)
     assert (done.status, done.out) == (1, "")
     assert done.err.startswith(f"whisperctl: {said}")
 
 
 @posix
-def test_no_standard_input(shared: RunningDaemon) -> None:
+def test_closed_standard_input_is_refused(shared: RunningDaemon) -> None:
     command = f'"{sys.executable}" -m whisperd.cli.main transcribe - <&-'
     done = subprocess.run(
         ["sh", "-c", command], env=shared.env, capture_output=True, check=False, timeout=LIMIT_S
@@ -466,7 +468,7 @@ def test_dev_stdin_is_the_clients_own(shared: RunningDaemon, tone: str) -> None:
 
 @posix
 @pytest.mark.parametrize("name", [b"caf\xe9.wav", b"two\nlines.wav", b"-dash.wav", b"\x1b[31mred.wav"])
-def test_names_of_every_kind(shared: RunningDaemon, tone: str, tmp_path: Path, name: bytes) -> None:
+def test_unusual_file_names(shared: RunningDaemon, tone: str, tmp_path: Path, name: bytes) -> None:
     file = tmp_path / os.fsdecode(name)
     try:
         file.symlink_to(tone)
@@ -482,13 +484,13 @@ def test_names_of_every_kind(shared: RunningDaemon, tone: str, tmp_path: Path, n
 
 
 @posix
-def test_a_missing_file_with_such_a_name(shared: RunningDaemon, tmp_path: Path) -> None:
+def test_a_missing_file_with_an_unusual_name(shared: RunningDaemon, tmp_path: Path) -> None:
     done = transcribe(shared, str(tmp_path / "caf\udce9\n.wav"))
     assert (done.status, done.out) == (4, "")
     assert len(done.err.splitlines()) == 2
 
 
-def test_detach_prints_the_id_and_the_job_goes_on(shared: RunningDaemon, tone: str) -> None:
+def test_detach_prints_the_id_and_the_job_continues(shared: RunningDaemon, tone: str) -> None:
     detached = transcribe(shared, tone, "--detach")
     assert detached.status == 0
     job = detached.out.strip()
@@ -496,7 +498,7 @@ def test_detach_prints_the_id_and_the_job_goes_on(shared: RunningDaemon, tone: s
     assert shared.ctl("jobs", "result", job).out == TEXT
 
 
-def test_detach_goes_on_after_a_failure(shared: RunningDaemon, tone: str) -> None:
+def test_detach_continues_after_a_failure(shared: RunningDaemon, tone: str) -> None:
     done = transcribe(shared, "missing.wav", tone, "--detach")
     assert done.status == 1
     assert len(done.out.split()) == 1
@@ -509,7 +511,7 @@ def test_detach_of_standard_input(shared: RunningDaemon, tone: str) -> None:
     assert shared.ctl("jobs", "follow", job).out == TEXT
 
 
-def test_verbose_tells_how_it_went(shared: RunningDaemon, tone: str) -> None:
+def test_verbose_prints_the_speed(shared: RunningDaemon, tone: str) -> None:
     done = transcribe(shared, tone, "--verbose")
     assert done.out == TEXT
     assert "x real time" in done.err
@@ -529,16 +531,14 @@ def test_the_socket_can_be_named(
     assert other.ctl("--socket", shared.socket, "transcribe", "--no-vad", tone, "--no-start").out == TEXT
 
 
-def test_a_daemon_is_started_for_it(
+def test_a_daemon_is_started_on_demand(
     make_daemon: Callable[..., RunningDaemon], tone: str, toy: Callable[..., str]
 ) -> None:
     done = make_daemon().ctl("transcribe", "--no-vad", "--model", toy(), tone)
     assert (done.status, done.out, done.err) == (0, TEXT, "")
 
 
-def test_settings_that_are_wrong_keep_it_from_starting(
-    make_daemon: Callable[..., RunningDaemon], tone: str
-) -> None:
+def test_invalid_settings_prevent_the_start(make_daemon: Callable[..., RunningDaemon], tone: str) -> None:
     daemon = make_daemon()
     daemon.settings("[daemon]\ngrace_periods = 1\n")
     done = daemon.ctl("transcribe", tone, "--json")

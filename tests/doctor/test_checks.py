@@ -1,4 +1,4 @@
-"""What the doctor says of what it sees."""
+"""The doctor's findings from given facts."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def ill(facts: Facts) -> list[Finding]:
     return [finding for finding in check(facts) if finding.status != "ok"]
 
 
-def test_all_is_well() -> None:
+def test_a_healthy_installation_has_no_findings() -> None:
     findings = check(WELL)
     assert ill(WELL) == [] and worst(findings) == "ok"
     assert [finding.name for finding in findings] == [
@@ -93,7 +93,7 @@ def test_all_is_well() -> None:
     assert {finding.fix for finding in findings} == {None}
 
 
-def test_a_new_user_has_nothing_to_mend() -> None:
+def test_a_new_user_has_nothing_to_fix() -> None:
     new = replace(
         WELL,
         settings_exist=False,
@@ -222,7 +222,7 @@ def test_a_new_user_has_nothing_to_mend() -> None:
         ({"log_problem": "The log cannot be read."}, "crashes", "warning", "cannot be read"),
     ],
 )
-def test_what_is_wrong(changes: Mapping[str, Any], name: str, status: str, said: str) -> None:
+def test_each_problem_is_found(changes: Mapping[str, Any], name: str, status: str, said: str) -> None:
     (finding,) = ill(replace(WELL, **changes))
     assert (finding.name, finding.status) == (name, status)
     assert finding.fix and said in f"{finding.message} {finding.fix}"
@@ -230,12 +230,12 @@ def test_what_is_wrong(changes: Mapping[str, Any], name: str, status: str, said:
 
 
 @pytest.mark.parametrize("fact", ["cuda_libraries", "blas"])
-def test_of_libraries_that_nobody_could_look_at_it_is_not_said_that_they_are_well(fact: str) -> None:
+def test_libraries_that_could_not_be_inspected_are_not_reported_as_fine(fact: str) -> None:
     findings = check(replace(WELL, hardware=Hardware(unknown={fact: "It hangs."})))
     assert "libraries" not in [finding.name for finding in findings]
 
 
-def test_what_has_one_cause_is_told_once() -> None:
+def test_facts_missing_for_one_reason_are_reported_together() -> None:
     whys = {"system": "It is busy.", "processor": "It is busy.", "blas": "It hangs.", "tools": "It is busy."}
     assert [finding.message for finding in ill(replace(WELL, hardware=Hardware(unknown=whys)))] == [
         "The system, the processor and compilers could not be inspected: It is busy.",
@@ -243,7 +243,7 @@ def test_what_has_one_cause_is_told_once() -> None:
     ]
 
 
-def test_of_one_disk_it_is_told_what_takes_the_most_room_there() -> None:
+def test_a_full_disk_names_the_folder_that_needs_the_most_space() -> None:
     nearly_full = tuple(replace(one, free_bytes=GB // 2) for one in WELL.folders)
     (finding,) = ill(replace(WELL, folders=nearly_full))
     assert (finding.name, finding.status) == ("disk", "warning")
@@ -254,7 +254,7 @@ def test_of_one_disk_it_is_told_what_takes_the_most_room_there() -> None:
     "changes",
     [
         with_folder("natives", writable=False, owned=False, mode=0o755),
-        with_folder("natives", writable=False, owned=False, mode=0o777),  # others' own affair
+        with_folder("natives", writable=False, owned=False, mode=0o777),  # the responsibility of its owner
         with_folder("models", mode=0o755),
         with_gpus(gpus=(CARD,), driver="550"),
         with_gpus(problem=unavailable("no_driver")),
@@ -263,7 +263,7 @@ def test_of_one_disk_it_is_told_what_takes_the_most_room_there() -> None:
         {"models": ()},
     ],
 )
-def test_what_is_not(changes: Mapping[str, Any]) -> None:
+def test_harmless_facts_are_not_reported(changes: Mapping[str, Any]) -> None:
     assert ill(replace(WELL, **changes)) == []
 
 
@@ -283,13 +283,13 @@ LISTENING = SocketFacts(path="/run/w/d.sock", kind="socket", mode=0o600, listeni
         ({"mode": 0o666}, "broken", "chmod 600 /run/w/d.sock"),
     ],
 )
-def test_the_socket(changes: Mapping[str, Any], status: str, said: str) -> None:
+def test_findings_about_the_socket(changes: Mapping[str, Any], status: str, said: str) -> None:
     (finding,) = check_socket(replace(LISTENING, **changes))
     assert (finding.name, finding.status) == ("socket", status)
     assert said in f"{finding.message} {finding.fix}" and bool(finding.fix) == (status != "ok")
 
 
-def test_the_daemon() -> None:
+def test_findings_about_the_daemon() -> None:
     assert check_daemon("1.0", "1.0", 7, None).status == "ok"
     old = check_daemon("1.1", "1.0", 7, None)
     fix = "Restart the daemon with this version: `whisperctl daemon restart`."

@@ -1,4 +1,4 @@
-"""Crashes, as the log tells of them."""
+"""Finding crashes in the log."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def found(*lines: str) -> list[tuple[str, str]]:
     return [(crash.part, crash.how) for crash in crashes_in(lines, NOW)]
 
 
-def test_what_dies() -> None:
+def test_crashes_are_classified() -> None:
     assert found(
         line("the worker of my (old) model died (signal SIGSEGV)"),
         "  a line of what the worker said (signal SIGABRT)\n",
@@ -41,31 +41,31 @@ def test_what_dies() -> None:
     ]
 
 
-def test_a_daemon_that_ended_as_it_should() -> None:
+def test_a_normal_shutdown_is_not_a_crash() -> None:
     assert found(begun(), ENDED, begun(), ENDED, begun()) == []
 
 
-def test_a_daemon_that_was_killed() -> None:
+def test_a_killed_daemon_is_a_crash() -> None:
     ((part, how),) = found(begun(), begun(), ENDED)
     assert part == "daemon" and "no reason logged" in how
 
 
-def test_a_daemon_that_failed_is_told_of_once() -> None:
+def test_a_failed_daemon_is_reported_once() -> None:
     lines = (begun(), line("whisperd ends because of an internal error"), begun(), ENDED)
     assert found(*lines) == [("daemon", "an internal error")]
 
 
-def test_one_that_comes_back_on_another_socket() -> None:
+def test_a_daemon_that_returns_on_another_socket() -> None:
     assert [part for part, _ in found(begun("/a"), begun("/b"), ENDED)] == ["daemon"]
     assert found(begun("/a"), ENDED, begun("/b"), ENDED) == []
 
 
-def test_what_is_long_ago_is_left_out() -> None:
+def test_old_crashes_are_omitted() -> None:
     death = "the worker of x died (signal SIGKILL)"
     assert found(line(death, "2026-03-03 11:59:59")) == []
     assert found(line(death, "2026-03-03 12:00:00")) == [("worker", "signal SIGKILL")]
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"), max_size=80)))
-def test_any_log(lines: list[str]) -> None:
+def test_arbitrary_lines_are_not_crashes(lines: list[str]) -> None:
     assert crashes_in(lines, NOW) == ()

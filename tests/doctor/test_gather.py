@@ -1,4 +1,4 @@
-"""What the doctor sees: what is needed, by what is installed, and what the logs say."""
+"""The facts that the doctor gathers: required bundles, folders, models, and logs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.anyio
 
 
 class OfVariants(Computer):
-    """A computer that can use these, the best first."""
+    """A computer that can use these variants, the best first."""
 
     def __init__(self, variants: Sequence[Variant]) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class OfVariants(Computer):
 
 @pytest.fixture
 def variants(tmp_path: Path) -> list[Variant]:
-    """One that is built, and two that are not."""
+    """One variant that must be built, and two that need not be."""
     (tmp_path / "wheels").mkdir()
     wheels = {name: make_wheel(tmp_path / "wheels", name, "1.0") for name in ("built", "large", "small")}
     return [
@@ -63,7 +63,7 @@ def variants(tmp_path: Path) -> list[Variant]:
 
 
 def install(root: Path, variant: Variant) -> None:
-    """Have the bundle there."""
+    """Make the variant's bundle look installed."""
     bundle = Bundle.of(variant)
     assert bundle is not None
     path = root / bundle.select().folder / bundle.name
@@ -78,13 +78,13 @@ async def needed(root: Path, variants: Sequence[Variant]) -> list[str]:
     return [bundle.name for bundle in facts.bundles if bundle.needed]
 
 
-async def test_nothing_is_needed_that_would_have_to_be_built(tmp_path: Path, variants: list[Variant]) -> None:
+async def test_a_bundle_that_must_be_built_is_not_required(tmp_path: Path, variants: list[Variant]) -> None:
     assert await needed(tmp_path / "native", variants) == ["media", "toy-large"]
     install(tmp_path / "native", variants[0])
     assert await needed(tmp_path / "native", variants) == ["media", "toy-built"]
 
 
-async def test_without_downloads_what_is_there_is_enough(
+async def test_in_offline_mode_an_installed_bundle_suffices(
     tmp_path: Path, variants: list[Variant], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install(tmp_path / "native", variants[2])
@@ -93,13 +93,13 @@ async def test_without_downloads_what_is_there_is_enough(
     assert await needed(tmp_path / "native", variants) == ["media", "toy-small"]
 
 
-async def test_a_backend_without_a_bundle_needs_none(tmp_path: Path, variants: list[Variant]) -> None:
+async def test_a_backend_without_a_bundle_requires_none(tmp_path: Path, variants: list[Variant]) -> None:
     plain = Variant(name="toy-plain", lock=None, device="cpu", priority=9, compute_types=("int8",))
     assert await needed(tmp_path / "native", [plain, *variants]) == ["media"]
 
 
 @pytest.mark.skipif(os.name != "posix", reason="links and permissions as on POSIX")
-async def test_folders_that_cannot_be_looked_at_are_told_of(
+async def test_inaccessible_folders_are_reported(
     variants: list[Variant], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -123,7 +123,7 @@ async def test_folders_that_cannot_be_looked_at_are_told_of(
     assert facts.models_problem is not None and facts.models_problem.code == "model.read_only"
 
 
-async def test_a_model_that_goes_meanwhile_hides_no_other_one(
+async def test_a_model_deleted_meanwhile_does_not_hide_others(
     tmp_path: Path, variants: list[Variant], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = ModelStore(tmp_path / "models", sources=())
@@ -140,7 +140,7 @@ async def test_a_model_that_goes_meanwhile_hides_no_other_one(
     assert facts.models == (ModelFacts(name="damaged", damaged=("model.bin",)),)
 
 
-async def test_logs_are_read_in_the_order_in_which_they_were_written(
+async def test_logs_are_read_in_chronological_order(
     tmp_path: Path, variants: list[Variant], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WHISPERD_STATE_DIR", str(tmp_path))
@@ -150,4 +150,4 @@ async def test_logs_are_read_in_the_order_in_which_they_were_written(
         (tmp_path / name).write_text(line)
     store = ModelStore(tmp_path / "models", sources=())
     facts = await gather(NativeStore(tmp_path / "native"), store, OfVariants(variants), tmp_path / "c.toml")
-    assert facts.crashes == (), "nobody was killed"
+    assert facts.crashes == (), "no daemon was killed"

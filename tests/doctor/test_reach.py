@@ -1,4 +1,4 @@
-"""The socket, as the doctor finds it."""
+"""The doctor's inspection of the socket."""
 
 from __future__ import annotations
 
@@ -12,15 +12,18 @@ import pytest
 from whisperd.doctor import look_at_socket
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a full queue refuses, as where nobody listens")
-def test_a_daemon_that_takes_nobody_keeps_the_doctor_from_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.skipif(
+    sys.platform != "linux",
+    reason="on other systems a full queue refuses connections, like a socket without a listener",
+)
+def test_a_daemon_that_accepts_no_client_does_not_block_the_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("whisperd.rpc.transport.PROBE_TIMEOUT_S", 0.01)
     with ExitStack() as stack:
         path = stack.enter_context(tempfile.TemporaryDirectory(prefix="wd-")) + "/d.sock"
         listener = stack.enter_context(socket.socket(socket.AF_UNIX))
         listener.bind(path)
         listener.listen(0)
-        with suppress(BlockingIOError):  # until no more can wait
+        with suppress(BlockingIOError):  # until the queue is full
             while True:
                 client = stack.enter_context(socket.socket(socket.AF_UNIX))
                 client.setblocking(False)

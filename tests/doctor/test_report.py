@@ -1,4 +1,4 @@
-"""What is told in a bug report, and what is not."""
+"""The content of a bug report, without anything private."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ PRIVATE = Private(
         ("12 MB/s and either/or", "12 MB/s and either/or"),
     ],
 )
-def test_what_is_left_of_a_text(text: str, told: str) -> None:
+def test_private_parts_of_a_text_are_replaced(text: str, told: str) -> None:
     assert scrubbed(text, PRIVATE) == told
 
 
@@ -61,7 +61,7 @@ texts = st.lists(
 
 
 @given(texts, words, words)
-def test_nothing_private_is_left(text: str, user: str, host: str) -> None:
+def test_no_private_word_is_left(text: str, user: str, host: str) -> None:
     private = Private(home=f"/home/{user}", users=(user,), hosts=(host,), names=("maria",))
     told = scrubbed(f"{text} {user} {host} /home/{user}/{text}", private)
     for secret in (user, host, "maria"):
@@ -73,7 +73,7 @@ def test_nothing_private_is_left(text: str, user: str, host: str) -> None:
     assert f"/home/{user}" not in told
 
 
-def test_the_names_that_somebody_has_chosen() -> None:
+def test_names_chosen_by_the_user_are_private() -> None:
     facts = Facts(
         version="1",
         python="3",
@@ -95,7 +95,7 @@ def test_the_names_that_somebody_has_chosen() -> None:
     assert about(facts, shipped_catalogue())["models"] == "base, 1 not in the catalogue"
 
 
-def test_the_text() -> None:
+def test_the_text_of_a_report() -> None:
     findings = [
         Finding(name="daemon", status="ok", message="whisperd 1 answers"),
         Finding(name="disk", status="broken", message="/home/maria is full.", fix="Make room."),

@@ -1,4 +1,4 @@
-"""Cutting a stream into frames, whatever arrives and however it is cut."""
+"""Splitting a stream into frames, whatever arrives and however it is divided."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ messages = st.lists(values, max_size=6)
 
 
 def cut(data: bytes, sizes: list[int]) -> Iterator[bytes]:
-    """The data in pieces of these sizes, the last one again and again."""
+    """Yield the data in chunks of these sizes, repeating the last size."""
     while data:
         size = sizes.pop(0) if len(sizes) > 1 else sizes[0]
         yield data[:size]
@@ -65,13 +65,13 @@ def items(value: Any) -> int:
 
 
 @given(st.lists(messages, min_size=1, max_size=5), st.lists(st.integers(1, 50), min_size=1, max_size=6))
-def test_any_cutting_gives_the_same_frames(sent: list[Any], sizes: list[int]) -> None:
+def test_frames_do_not_depend_on_chunking(sent: list[Any], sizes: list[int]) -> None:
     packed = [msgpack.packb(message) for message in sent]
     assert read(FrameReader(), cut(b"".join(packed), sizes)) == packed
 
 
 @given(messages)
-def test_exactly_what_is_too_deep_or_has_too_many_items_is_refused(message: list[Any]) -> None:
+def test_limits_on_depth_and_items_are_exact(message: list[Any]) -> None:
     frame = msgpack.packb(message)
     is_fine = depth(message) <= SMALL.max_depth and items(message) <= SMALL.max_items
     try:
@@ -83,7 +83,7 @@ def test_exactly_what_is_too_deep_or_has_too_many_items_is_refused(message: list
 
 
 @given(st.binary(max_size=400), st.lists(st.integers(1, 50), min_size=1, max_size=6))
-def test_garbage_raises_nothing_but_our_error(garbage: bytes, sizes: list[int]) -> None:
+def test_garbage_raises_only_our_error(garbage: bytes, sizes: list[int]) -> None:
     try:
         frames = read(FrameReader(SMALL), cut(garbage, sizes))
     except WhisperdError as error:
@@ -94,7 +94,7 @@ def test_garbage_raises_nothing_but_our_error(garbage: bytes, sizes: list[int]) 
 
 
 @given(messages, st.data())
-def test_a_damaged_frame_raises_nothing_but_our_error(message: list[Any], data: st.DataObject) -> None:
+def test_a_damaged_frame_raises_only_our_error(message: list[Any], data: st.DataObject) -> None:
     frame = bytearray(msgpack.packb(message))
     frame[data.draw(st.integers(0, len(frame) - 1))] = data.draw(st.integers(0, 255))
     try:
@@ -104,7 +104,7 @@ def test_a_damaged_frame_raises_nothing_but_our_error(message: list[Any], data: 
 
 
 @given(messages, st.data())
-def test_a_truncated_frame_is_waited_for(message: list[Any], data: st.DataObject) -> None:
+def test_the_rest_of_a_truncated_frame_is_awaited(message: list[Any], data: st.DataObject) -> None:
     frame = msgpack.packb(message)
     reader = FrameReader()
     split = data.draw(st.integers(0, len(frame) - 1))
@@ -124,7 +124,7 @@ def test_the_limit_on_bytes_is_exact(size: int) -> None:
             read(reader, cut(frame, [100]))
 
 
-def test_the_limit_holds_for_a_frame_and_not_for_what_comes_at_once() -> None:
+def test_the_limit_applies_to_a_frame_not_to_a_chunk() -> None:
     frame = msgpack.packb([b"x" * 3000])
     assert read(FrameReader(SMALL), iter([frame * 50])) == [frame] * 50
 
@@ -147,14 +147,14 @@ def test_a_claim_of_four_billion_elements_costs_nothing(name: str, head: bytes) 
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    # msgpack takes so long an extension for an empty one, and meets a number where a message has to begin.
+    # msgpack takes an extension of this length for an empty one, then finds a number in place of a message.
     assert caught.value.code == f"rpc.frame_{'malformed' if name == 'extension' else 'too_large'}"
     assert peak_bytes < 100_000
 
 
 @pytest.mark.parametrize("element", [b"\x90", b"\x80", b"\xc0", b"\x91\x90"])
 def test_memory_is_bounded_by_the_size_of_a_frame(element: bytes) -> None:
-    """Two megabytes of empty lists would be a hundred megabytes of objects."""
+    """Two megabytes of empty lists would become a hundred megabytes of objects."""
     count = 2_000_000 // len(element)
     frame = b"\x91\xdd" + count.to_bytes(4, "big") + element * count
     pieces = [frame[at : at + 65536] for at in range(0, len(frame), 65536)]
@@ -179,7 +179,7 @@ def test_nesting_is_refused_however_deep(opening: bytes, levels: int) -> None:
 
 
 @pytest.mark.parametrize("frame", [b"\x01", b"\xa3abc", b"\x80", b"\xdc\x00\x00", b"\xc1"])
-def test_what_is_no_short_array_is_refused(frame: bytes) -> None:
+def test_a_frame_other_than_a_short_array_is_refused(frame: bytes) -> None:
     with pytest.raises(WhisperdError) as caught:
         read(FrameReader(), iter([frame]))
     assert caught.value.code == "rpc.frame_malformed"

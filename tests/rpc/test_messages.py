@@ -1,4 +1,4 @@
-"""Encoding messages, and decoding them strictly."""
+"""Encoding messages and decoding them strictly."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Example(Params, frozen=True):
 
 
 @given(ids, st.text(), st.dictionaries(st.text(), values))
-def test_a_request_is_what_was_sent(message_id: int, method: str, params: dict[str, Any]) -> None:
+def test_a_request_survives_a_round_trip(message_id: int, method: str, params: dict[str, Any]) -> None:
     encoded = encode_request(message_id, method, params)
     message = decode_message(encoded)
     assert isinstance(message, Request)
@@ -57,7 +57,7 @@ def test_a_request_is_what_was_sent(message_id: int, method: str, params: dict[s
 
 
 @given(ids, values)
-def test_a_response_is_what_was_answered(message_id: int, result: Any) -> None:
+def test_a_response_survives_a_round_trip(message_id: int, result: Any) -> None:
     message = decode_message(encode_response(message_id, result=result))
     assert isinstance(message, Response)
     assert message.id == message_id
@@ -65,7 +65,7 @@ def test_a_response_is_what_was_answered(message_id: int, result: Any) -> None:
 
 
 @given(ids, st.text(), st.text(), st.text(), st.dictionaries(st.text(), values))
-def test_an_error_is_what_was_raised(
+def test_an_error_survives_a_round_trip(
     message_id: int, code: str, message: str, fix: str, data: dict[str, Any]
 ) -> None:
     response = decode_message(
@@ -87,7 +87,7 @@ def test_an_error_is_what_was_raised(
         (-(2**63), -(2**63)),
     ],
 )
-def test_an_error_with_what_no_message_can_hold(held: object, told: object) -> None:
+def test_error_data_that_cannot_be_encoded_becomes_text(held: object, told: object) -> None:
     error = WhisperdError("a.problem", "It broke.", "Mend it.", {"held": held})
     response = decode_message(encode_response(1, error=error))
     assert isinstance(response, Response)
@@ -97,7 +97,7 @@ def test_an_error_with_what_no_message_can_hold(held: object, told: object) -> N
 
 
 @given(st.text(), st.lists(values))
-def test_a_notification_is_what_was_sent(method: str, params: list[Any]) -> None:
+def test_a_notification_survives_a_round_trip(method: str, params: list[Any]) -> None:
     message = decode_message(encode_notification(method, *params))
     assert isinstance(message, Notification)
     assert message.method == method
@@ -113,7 +113,7 @@ def test_a_notification_is_what_was_sent(method: str, params: list[Any]) -> None
 @example([0, 1, b"m", []])
 @example([1, 1, None])
 @example([2, "m"])
-def test_what_is_no_message_is_refused(value: Any) -> None:
+def test_an_invalid_message_is_refused(value: Any) -> None:
     try:
         decode_message(msgpack.packb(value))
     except WhisperdError as error:
@@ -123,10 +123,10 @@ def test_what_is_no_message_is_refused(value: Any) -> None:
 
 
 @given(st.binary())
-@example(b"\x94\x00\x01\xa1\xff\x90")  # a method that is no UTF-8
+@example(b"\x94\x00\x01\xa1\xff\x90")  # a method that is not UTF-8
 @example(b"\x94\x00\xcf\xff\xff\xff\xff\xff\xff\xff\xff\xa1m\x90")
 @example(b"\x94\x00\x01\xa1m")
-def test_garbage_raises_nothing_but_our_error(garbage: bytes) -> None:
+def test_garbage_raises_only_our_error(garbage: bytes) -> None:
     for decode in (decode_message, lambda data: decode_params(data, Example)):
         try:
             decode(garbage)
@@ -158,15 +158,15 @@ def test_an_empty_array_is_an_empty_map(raw: bytes) -> None:
         (None, "array"),
     ],
 )
-def test_parameters_are_checked_strictly_and_the_place_is_named(params: Any, named: str) -> None:
+def test_invalid_parameters_are_refused_by_path(params: Any, named: str) -> None:
     with pytest.raises(WhisperdError) as caught:
         decode_params(msgpack.packb(params), Example)
     assert caught.value.code == "rpc.invalid_params"
     assert named in caught.value.message
 
 
-def test_a_path_that_is_no_utf8_can_be_spoken_of() -> None:
-    """An error about such a file, or a result that names it, was once the end of the daemon."""
+def test_a_path_that_is_not_utf8_can_be_reported() -> None:
+    """An error about such a file, or a result that names it, once crashed the daemon."""
     error = WhisperdError("audio.not_found", f"There is no file {NOT_UTF8}.", "Look.", {"path": [NOT_UTF8]})
     response = msgpack.unpackb(encode_response(1, error=error))
     assert response[2]["message"] == "There is no file /home/\\xff.wav."
@@ -178,7 +178,7 @@ def test_a_path_that_is_no_utf8_can_be_spoken_of() -> None:
     ]
 
 
-def test_an_error_does_not_send_megabytes_back() -> None:
+def test_a_long_error_is_shortened() -> None:
     with pytest.raises(WhisperdError) as caught:
         decode_params(msgpack.packb([{"name": "a", "x" * 1_000_000: 1}]), Example)
     assert len(encode_response(1, error=caught.value)) < 2 * MAX_TEXT_CHARACTERS
@@ -191,8 +191,8 @@ def test_any_error_of_a_foreign_server_can_be_read(wire: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [b"\xa2\xff\xfe", b"\x81\x80\x01", b"\xc1", b"\x92\x01"])
-def test_an_answer_that_cannot_be_decoded(value: bytes) -> None:
-    """A text that is not UTF-8, a map as a key, no value at all, half of one."""
+def test_an_undecodable_answer_is_an_error(value: bytes) -> None:
+    """A text that is not UTF-8, a map as a key, no value at all, and half a value."""
     for error, result in ((b"\xc0", value), (value, b"\xc0")):
         with pytest.raises(InvalidAnswer) as raised:
             Response(1, msgspec.Raw(error), msgspec.Raw(result)).unwrap()

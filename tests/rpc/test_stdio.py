@@ -1,4 +1,4 @@
-"""The answering end in a child process, with a real child."""
+"""The serving end in a child process, with a real child."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ async def test_requests_are_answered_one_after_the_other() -> None:
             assert await peer.request("echo", {"text": text}) == {"text": text}
 
 
-async def test_what_libraries_print_does_not_break_the_stream() -> None:
+async def test_output_of_libraries_does_not_corrupt_the_stream() -> None:
     async with open_served() as peer:
         assert await peer.request("noisy") is None
         assert await peer.request("echo", {"text": "clear"}) == {"text": "clear"}
 
 
-async def test_notifications_come_before_the_answer_and_in_order() -> None:
+async def test_notifications_arrive_in_order_before_the_answer() -> None:
     notified: Notifications = []
     async with open_served(notified=notified) as peer:
         assert await peer.request("count") == 1000
@@ -67,7 +67,7 @@ async def test_notifications_come_before_the_answer_and_in_order() -> None:
         ("echo", {"text": "", "more": ""}, "rpc.invalid_params"),
     ],
 )
-async def test_errors_are_answers(method: str, params: object, code: str) -> None:
+async def test_errors_are_sent_as_answers(method: str, params: object, code: str) -> None:
     async with open_served() as peer:
         with pytest.raises(WhisperdError) as caught:
             await peer.request(method, params)
@@ -75,7 +75,7 @@ async def test_errors_are_answers(method: str, params: object, code: str) -> Non
         assert await peer.request("echo", {"text": "still here"}) == {"text": "still here"}
 
 
-async def test_as_many_requests_run_at_once_as_allowed() -> None:
+async def test_requests_run_concurrently_up_to_the_limit() -> None:
     answers = []
 
     async def meet(peer: Peer) -> None:
@@ -87,7 +87,7 @@ async def test_as_many_requests_run_at_once_as_allowed() -> None:
     assert answers == ["met", "met"]
 
 
-async def test_the_process_ends_when_its_input_closes_even_in_the_midst_of_a_request() -> None:
+async def test_the_process_ends_when_its_input_closes_even_during_a_request() -> None:
     hanging = anyio.Event()
 
     async def note(method: str, _params: list[Any]) -> None:
@@ -108,7 +108,7 @@ async def test_the_process_ends_when_its_input_closes_even_in_the_midst_of_a_req
                 assert await process.wait() == 0
 
 
-async def test_a_stream_out_of_step_ends_the_process() -> None:
+async def test_an_invalid_stream_ends_the_process() -> None:
     async with open_child([sys.executable, str(CHILD), "1"], stderr=subprocess.DEVNULL) as process:
         assert process.stdin is not None
         await process.stdin.send(b"\xc1\xc1")
