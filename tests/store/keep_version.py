@@ -1,7 +1,7 @@
-"""Keeps a data base of every version, with rows in every table, for the tests of migrations.
+"""Create a database of every version, with rows in every table, for the tests of migrations.
 
-Run it after a migration was added: it makes the files that are missing in tests/data/store and leaves
-the others as they are. They are what older programs have left behind, and are never made anew.
+Run it after adding a migration: it creates the files missing in tests/data/store and leaves the others
+unchanged. They stand for the databases of older programs, and are never recreated.
 """
 
 from __future__ import annotations
@@ -139,16 +139,16 @@ ROWS = {
             (1, 'cc00cc00', '2026-08-09T10:11:13.123Z', 'done', CAST('talk.mp3' AS BLOB), 'It is done.');
     """,
 }
-"""What a program of that version adds to what was there before."""
+"""For each version, the rows that a program of that version adds."""
 
 
-def kept(version: int) -> Path:
-    """The data base of that version."""
+def stored_database(version: int) -> Path:
+    """Return the path of the stored database of a version."""
     return KEPT / f"version-{version}.sqlite3"
 
 
-def keep(path: Path, version: int) -> None:
-    """Make a data base as a program of that version does."""
+def make_database(path: Path, version: int) -> None:
+    """Create a database as a program of that version does."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
         for migration in bundled_migrations()[:version]:
@@ -159,5 +159,5 @@ def keep(path: Path, version: int) -> None:
 if __name__ == "__main__":
     KEPT.mkdir(exist_ok=True)
     for migration in bundled_migrations():
-        if not kept(migration.number).exists():
-            keep(kept(migration.number), migration.number)
+        if not stored_database(migration.number).exists():
+            make_database(stored_database(migration.number), migration.number)

@@ -1,6 +1,6 @@
-"""A damaged data base, wherever the damage is: set aside, or read as far as that can be, and never a crash.
+"""A damaged database, wherever the damage is: quarantined or read as far as possible, never a crash.
 
-Some damage SQLite finds by itself. What is a sound data base to it, with other contents, is for us to find.
+SQLite detects some damage itself. Invalid contents in a file that is valid for SQLite are ours to detect.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from keep_version import kept
+from keep_version import stored_database
 
 from fuzzing import CHANGES, Change, examples, spoil
 from whisperd.calibration import CalibrationTable
@@ -42,7 +42,7 @@ WATCH, FILE = "cc00cc00", 1
 
 @asynccontextmanager
 async def opened(contents: bytes) -> AsyncIterator[Database]:
-    """As the daemon opens it."""
+    """Open a database with these contents as the daemon does."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "whisperd.sqlite3")
         path.write_bytes(contents)
@@ -51,7 +51,7 @@ async def opened(contents: bytes) -> AsyncIterator[Database]:
 
 
 async def start(database: Database) -> None:
-    """All that a daemon reads when it starts."""
+    """Read everything that a daemon reads when it starts."""
     await PresetStore(database).load()
     await ProfileStore(database).load()
     await CalibrationTable(database).open()
@@ -69,7 +69,7 @@ async def start(database: Database) -> None:
 
 
 async def work(database: Database) -> None:
-    """All that it looks up later. A transcript that is damaged may be an error of who asks for it."""
+    """Read what the daemon looks up later. A damaged transcript may be an error of that request."""
     transcripts = TranscriptStore(database)
     for looking_up in (
         lambda: transcripts.find("0123456789abcdef" * 4, None),
@@ -90,7 +90,7 @@ async def work(database: Database) -> None:
 
 
 def fields() -> list[tuple[str, str]]:
-    with closing(sqlite3.connect(f"{kept(LATEST).as_uri()}?immutable=1", uri=True)) as connection:
+    with closing(sqlite3.connect(f"{stored_database(LATEST).as_uri()}?immutable=1", uri=True)) as connection:
         return sorted(field for field in columns(connection) if not field[0].startswith("transcripts_text"))
 
 
@@ -106,10 +106,10 @@ VALUES = (
 
 
 def with_contents(changes: list[tuple[tuple[str, str], Any]]) -> bytes:
-    """The data base with other values in these columns, or what is left of those that there were."""
+    """Return the database with new values in these columns, or damaged versions of the old values."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "whisperd.sqlite3")
-        shutil.copy(kept(LATEST), path)
+        shutil.copy(stored_database(LATEST), path)
         with closing(sqlite3.connect(path, isolation_level=None)) as connection:
             connection.execute("PRAGMA journal_mode = DELETE")
             connection.execute("PRAGMA ignore_check_constraints = ON")
@@ -125,13 +125,13 @@ def put(connection: sqlite3.Connection, table: str, column: str, old: Any, value
         value = spoilt.decode(errors="replace") if isinstance(old, str) else spoilt
     try:
         connection.execute(f"UPDATE {table} SET {column} = ? WHERE {column} IS ?", (value, old))
-    except (sqlite3.Error, UnicodeEncodeError):  # a constraint, or nothing that can be kept at all
+    except (sqlite3.Error, UnicodeEncodeError):  # violates a constraint, or cannot be stored at all
         assume(False)
 
 
 @settings(max_examples=examples(80))
 @given(st.lists(st.tuples(st.sampled_from(fields()), VALUES | CHANGES), min_size=1, max_size=3))
-async def test_whatever_stands_in_it_the_daemon_starts(changes: list[tuple[tuple[str, str], Any]]) -> None:
+async def test_the_daemon_starts_with_any_contents(changes: list[tuple[tuple[str, str], Any]]) -> None:
     async with opened(with_contents(changes)) as database:
         await start(database)
         await work(database)
@@ -139,17 +139,17 @@ async def test_whatever_stands_in_it_the_daemon_starts(changes: list[tuple[tuple
 
 @settings(max_examples=examples(60))
 @given(st.integers(1, LATEST), CHANGES)
-async def test_whatever_the_disk_made_of_it_the_daemon_starts(version: int, changes: list[Change]) -> None:
-    """Set aside, sound all the same, or said to be a newer program's. SQLite may find more damage later."""
+async def test_the_daemon_starts_after_any_damage_on_disk(version: int, changes: list[Change]) -> None:
+    """It is quarantined, still valid, or reported as newer. SQLite may detect more damage later."""
     try:
-        async with opened(spoil(kept(version).read_bytes(), changes)) as database:
+        async with opened(spoil(stored_database(version).read_bytes(), changes)) as database:
             await start(database)
             await work(database)
     except WhisperdError as error:
         assert error.code in ("store.too_new", "store.damaged"), error
 
 
-async def test_one_damaged_moment_of_a_history_keeps_no_daemon_from_starting() -> None:
+async def test_a_damaged_history_entry_does_not_prevent_the_start() -> None:
     contents = with_contents([(("runtime_history", "moment"), "no moment")])
     async with opened(contents) as database:
         assert database.set_aside is None
@@ -157,14 +157,14 @@ async def test_one_damaged_moment_of_a_history_keeps_no_daemon_from_starting() -
 
 
 async def test_a_value_of_another_type_is_damage() -> None:
-    """SQLite takes it for sound."""
+    """SQLite accepts it."""
     contents = with_contents([(("jobs", "record"), b"{}")])
     async with opened(contents) as database:
         assert database.set_aside is not None
         await start(database)
 
 
-async def test_an_error_that_cannot_be_read_does_not_hold_up_its_watch() -> None:
+async def test_an_unreadable_error_of_a_file_does_not_stop_its_watch() -> None:
     contents = with_contents([(("watch_files", "error"), '{"code":')])
     async with opened(contents) as database:
         assert database.set_aside is None

@@ -1,4 +1,4 @@
-"""The data base: private, whole transactions one after the other, damage set aside."""
+"""The database: private, serial transactions, damage quarantined."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import anyio
 import pytest
-from keep_version import kept
+from keep_version import stored_database
 
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.presets import PresetStore, check_presets
@@ -53,7 +53,7 @@ def adding(*values: int) -> Callable[[sqlite3.Connection], None]:
 
 
 @pytest.mark.parametrize("begin", ["missing", "empty"])
-async def test_a_new_one_is_made(begin: str, path: Path) -> None:
+async def test_a_new_database_is_created(begin: str, path: Path) -> None:
     if begin == "empty":
         path.parent.mkdir()
         path.touch()
@@ -63,7 +63,7 @@ async def test_a_new_one_is_made(begin: str, path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-async def test_it_is_set_up_to_lose_nothing(path: Path) -> None:
+async def test_the_settings_of_sqlite_favour_durability(path: Path) -> None:
     def settings(connection: sqlite3.Connection) -> dict[str, object]:
         names = ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
         return {name: connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names}
@@ -77,12 +77,12 @@ async def test_it_is_set_up_to_lose_nothing(path: Path) -> None:
         }
 
 
-@pytest.mark.skipif(os.name == "nt", reason="there are no modes")
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no file modes")
 @pytest.mark.parametrize("begin", ["new", "open to all"])
-async def test_only_its_owner_may_read_it(begin: str, path: Path) -> None:
+async def test_only_the_owner_may_read_the_database(begin: str, path: Path) -> None:
     if begin == "open to all":
         path.parent.mkdir(mode=0o700)
-        shutil.copy(kept(1), path)
+        shutil.copy(stored_database(1), path)
         path.chmod(0o666)
     mask = os.umask(0)
     try:
@@ -95,7 +95,7 @@ async def test_only_its_owner_may_read_it(begin: str, path: Path) -> None:
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
-async def test_what_was_kept_is_there_again(path: Path) -> None:
+async def test_committed_rows_survive_reopening(path: Path) -> None:
     async with open_database(path, NUMBERS) as database:
         await database.run(adding(1, 2))
     async with open_database(path, NUMBERS) as database:
@@ -105,7 +105,7 @@ async def test_what_was_kept_is_there_again(path: Path) -> None:
 # Transactions
 
 
-async def test_the_log_of_transactions_gives_back_what_one_large_one_took(path: Path) -> None:
+async def test_the_log_shrinks_after_a_large_transaction(path: Path) -> None:
     wal = path.with_name(f"{path.name}-wal")
     texts = Migration(2, "CREATE TABLE texts (x TEXT);\n")
     async with open_database(path, [*NUMBERS, texts]) as database:
@@ -117,9 +117,9 @@ async def test_the_log_of_transactions_gives_back_what_one_large_one_took(path: 
         assert await database.run(numbers) == [1, 2]
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="open files are listed there")
-async def test_the_copy_that_erasing_makes_lies_beside_the_data_base(path: Path) -> None:
-    """It is as large as that, and the folder for temporary files may be anybody's."""
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+async def test_erasing_puts_its_temporary_copy_next_to_the_database(path: Path) -> None:
+    """The copy is as large as the database, and others may read the temporary folder."""
     copies: set[Path] = set()
 
     def look() -> None:
@@ -132,10 +132,10 @@ async def test_the_copy_that_erasing_makes_lies_beside_the_data_base(path: Path)
         await database.erase()
         (store,) = await database.run(lambda connection: connection.execute("PRAGMA temp_store").fetchone())
     assert copies == {path.parent.resolve()}
-    assert store == 2  # what is sorted stays in memory
+    assert store == 2  # sorting stays in memory
 
 
-async def test_work_that_fails_keeps_nothing(path: Path) -> None:
+async def test_failed_work_is_rolled_back(path: Path) -> None:
     def work(connection: sqlite3.Connection) -> None:
         adding(2)(connection)
         raise LookupError("in the middle")
@@ -149,7 +149,7 @@ async def test_work_that_fails_keeps_nothing(path: Path) -> None:
         assert await database.run(numbers) == [1]
 
 
-async def test_work_is_done_one_after_the_other(path: Path) -> None:
+async def test_transactions_run_one_after_another(path: Path) -> None:
     inside: list[int] = []
 
     def count_up(connection: sqlite3.Connection) -> None:
@@ -166,7 +166,7 @@ async def test_work_is_done_one_after_the_other(path: Path) -> None:
         assert await database.run(numbers) == list(range(1, 51))
 
 
-async def test_two_processes_do_not_lose_what_the_other_wrote(path: Path) -> None:
+async def test_two_connections_do_not_lose_updates(path: Path) -> None:
     def count_up(connection: sqlite3.Connection) -> None:
         (most,) = connection.execute("SELECT coalesce(max(x), 0) FROM numbers").fetchone()
         adding(most + 1)(connection)
@@ -180,7 +180,7 @@ async def test_two_processes_do_not_lose_what_the_other_wrote(path: Path) -> Non
 
 
 class _Held:
-    """Work that begins and then waits to be let go."""
+    """Work that starts and then waits for `go_on`."""
 
     def __init__(self, value: int) -> None:
         self.has_begun = anyio.Event()
@@ -194,7 +194,7 @@ class _Held:
         return self._value
 
 
-async def test_work_that_has_begun_is_finished_and_answered_when_its_caller_is_cancelled(path: Path) -> None:
+async def test_started_work_finishes_and_returns_even_if_its_caller_is_cancelled(path: Path) -> None:
     answers: list[int] = []
     held = _Held(1)
 
@@ -213,7 +213,7 @@ async def test_work_that_has_begun_is_finished_and_answered_when_its_caller_is_c
     assert answers == [1]
 
 
-async def test_work_that_waits_is_not_done_when_its_caller_is_cancelled(path: Path) -> None:
+async def test_waiting_work_is_dropped_if_its_caller_is_cancelled(path: Path) -> None:
     held = _Held(1)
     async with open_database(path, NUMBERS) as database, anyio.create_task_group() as tasks:
         tasks.start_soon(database.run, held)
@@ -227,7 +227,7 @@ async def test_work_that_waits_is_not_done_when_its_caller_is_cancelled(path: Pa
         assert await database.run(numbers) == [1]
 
 
-async def test_closing_waits_for_what_has_begun(path: Path) -> None:
+async def test_closing_waits_for_started_work(path: Path) -> None:
     held = _Held(1)
     async with anyio.create_task_group() as tasks, open_database(path, NUMBERS) as database:
         tasks.start_soon(database.run, held)
@@ -244,7 +244,7 @@ def truncated(data: bytes) -> bytes:
     return data[: len(data) // 2]
 
 
-def only_its_first_page(data: bytes) -> bytes:
+def only_the_first_page(data: bytes) -> bytes:
     return data[:4096]
 
 
@@ -270,7 +270,7 @@ def a_page_overwritten(data: bytes) -> bytes:
 
 DAMAGES = [
     truncated,
-    only_its_first_page,
+    only_the_first_page,
     shorter_than_a_header,
     garbage,
     text,
@@ -280,10 +280,10 @@ DAMAGES = [
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-async def test_a_damaged_one_is_set_aside(
+async def test_a_damaged_database_is_quarantined(
     damage: Callable[[bytes], bytes], path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    damaged = damage(kept(LATEST).read_bytes())
+    damaged = damage(stored_database(LATEST).read_bytes())
     path.parent.mkdir()
     path.write_bytes(damaged)
     with caplog.at_level(logging.WARNING, "whisperd.store"):
@@ -295,16 +295,16 @@ async def test_a_damaged_one_is_set_aside(
     assert database.set_aside.read_bytes() == damaged
     assert str(database.set_aside) in caplog.text
     async with open_database(path) as database:
-        assert database.set_aside is None, "the new one is sound"
+        assert database.set_aside is None, "the new database is valid"
 
 
 @pytest.mark.parametrize(
     "statement",
     ["DROP TABLE profiles", "ALTER TABLE runtimes RENAME COLUMN model TO weights", "PRAGMA user_version = 0"],
 )
-async def test_one_that_lacks_something_is_damaged(statement: str, path: Path) -> None:
+async def test_a_database_with_the_wrong_schema_is_damaged(statement: str, path: Path) -> None:
     path.parent.mkdir()
-    shutil.copy(kept(LATEST), path)
+    shutil.copy(stored_database(LATEST), path)
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(statement)
     before = path.read_bytes()
@@ -323,22 +323,22 @@ async def test_one_that_lacks_something_is_damaged(statement: str, path: Path) -
         ["UPDATE default_runtime SET id = 'nobody'"],
     ],
 )
-async def test_one_with_contents_that_cannot_be_is_damaged(statements: list[str], path: Path) -> None:
+async def test_a_database_with_invalid_contents_is_damaged(statements: list[str], path: Path) -> None:
     path.parent.mkdir()
-    shutil.copy(kept(LATEST), path)
+    shutil.copy(stored_database(LATEST), path)
     with closing(sqlite3.connect(path)) as connection, connection:
         for statement in statements:
-            assert connection.execute(statement).rowcount, "there is something to spoil"
+            assert connection.execute(statement).rowcount, "the statement changed nothing"
     before = path.read_bytes()
     async with open_database(path, checks=CHECKS) as database:
         assert database.set_aside is not None
         assert await PresetStore(database).load() == ((), None)
     assert database.set_aside.read_bytes() == before
     async with open_database(path, checks=CHECKS) as database:
-        assert database.set_aside is None, "the new one is sound"
+        assert database.set_aside is None, "the new database is valid"
 
 
-async def test_what_is_beside_a_damaged_one_goes_with_it(path: Path) -> None:
+async def test_the_log_of_a_damaged_database_is_quarantined_with_it(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"no data base")
     path.with_name(f"{path.name}-wal").write_bytes(b"its log")
@@ -351,7 +351,7 @@ async def test_what_is_beside_a_damaged_one_goes_with_it(path: Path) -> None:
     assert aside.with_name(f"{aside.name}-shm").exists()
 
 
-async def test_an_empty_one_whose_log_is_not_empty_is_damaged(path: Path) -> None:
+async def test_an_empty_database_with_a_log_is_damaged(path: Path) -> None:
     path.parent.mkdir()
     path.with_name(f"{path.name}-wal").write_bytes(b"what was written last")
     async with open_database(path) as database:
@@ -360,10 +360,10 @@ async def test_an_empty_one_whose_log_is_not_empty_is_damaged(path: Path) -> Non
     assert aside.with_name(f"{aside.name}-wal").read_bytes() == b"what was written last"
 
 
-async def test_nothing_that_was_set_aside_is_overwritten(path: Path) -> None:
+async def test_quarantined_databases_are_not_overwritten(path: Path) -> None:
     path.parent.mkdir()
     contents = [f"not a data base, {number}".encode() for number in range(5)]
-    for content in contents:  # all within a second or two, so that most get the same time
+    for content in contents:  # all within a second or two, so that most get the same timestamp
         path.write_bytes(content)
         async with open_database(path):
             pass
@@ -371,9 +371,9 @@ async def test_nothing_that_was_set_aside_is_overwritten(path: Path) -> None:
     assert sorted(file.read_bytes() for file in aside) == contents
 
 
-async def test_whatever_the_damage_the_program_starts(path: Path) -> None:
-    """Overwritten anywhere: then it is sound all the same, set aside, or said to be of a newer program."""
-    whole = kept(LATEST).read_bytes()
+async def test_the_program_starts_after_any_damage(path: Path) -> None:
+    """Overwritten anywhere, it is still valid, quarantined, or reported as newer."""
+    whole = stored_database(LATEST).read_bytes()
     path.parent.mkdir()
     chance = random.Random(11)
     set_aside = 0
@@ -381,7 +381,7 @@ async def test_whatever_the_damage_the_program_starts(path: Path) -> None:
         damaged = bytearray(whole)
         begin, length = chance.randrange(len(whole)), chance.choice([1, 10, 300, 5000])
         if begin % 5 == 0:
-            begin %= 100  # the header, where it hurts most
+            begin %= 100  # the header, where damage is worst
         damaged[begin : begin + length] = chance.randbytes(length)
         path.write_bytes(damaged[: len(whole)])
         try:
@@ -396,7 +396,7 @@ async def test_whatever_the_damage_the_program_starts(path: Path) -> None:
     assert set_aside > 20
 
 
-async def test_damage_while_it_is_open_says_what_to_do(path: Path) -> None:
+async def test_damage_in_an_open_database_has_a_fix(path: Path) -> None:
     def work(connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA writable_schema = ON")
         connection.execute("UPDATE sqlite_master SET rootpage = 4000 WHERE name = 'numbers'")
@@ -411,8 +411,8 @@ async def test_damage_while_it_is_open_says_what_to_do(path: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["deleted", "folder deleted", "replaced"])
-@pytest.mark.skipif(os.name != "posix", reason="no open file is deleted")
-async def test_what_is_deleted_while_it_is_open_takes_nothing_any_more(how: str, path: Path) -> None:
+@pytest.mark.skipif(os.name != "posix", reason="Windows does not delete open files")
+async def test_a_database_deleted_while_open_refuses_writes(how: str, path: Path) -> None:
     async with open_database(path, NUMBERS) as database:
         await database.run(adding(1))
         if how == "deleted":
@@ -428,7 +428,9 @@ async def test_what_is_deleted_while_it_is_open_takes_nothing_any_more(how: str,
         assert "whisperctl daemon restart" in raised.value.fix
 
 
-async def test_what_cannot_be_looked_at_is_not_gone(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_database_that_cannot_be_checked_is_not_deleted(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(_path: Path) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
@@ -439,7 +441,7 @@ async def test_what_cannot_be_looked_at_is_not_gone(path: Path, monkeypatch: pyt
         assert await database.run(numbers) == [1]
 
 
-# What the system refuses
+# Errors of the system
 
 
 async def refusal(path: Path, migrations: list[Migration] | None = None) -> WhisperdError:
@@ -452,18 +454,18 @@ async def refusal(path: Path, migrations: list[Migration] | None = None) -> Whis
 
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """One that everybody gets at, unlike a test's own."""
+    """A folder that all users can enter, unlike `tmp_path`."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o711)
         yield Path(folder)
 
 
-@pytest.mark.skipif(os.name == "nt", reason="there are no modes")
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no file modes")
 @pytest.mark.parametrize("forbidden", ["folder", "read-only folder", "file"])
-async def test_one_that_may_not_be_used_is_not_set_aside(forbidden: str, open_folder: Path) -> None:
+async def test_a_database_without_permissions_is_not_quarantined(forbidden: str, open_folder: Path) -> None:
     path = open_folder / "state" / "whisperd.sqlite3"
     path.parent.mkdir()
-    shutil.copy(kept(LATEST), path)
+    shutil.copy(stored_database(LATEST), path)
     path.chmod(0o400 if forbidden == "file" else 0o666)
     path.parent.chmod({"folder": 0o000, "read-only folder": 0o555, "file": 0o777}[forbidden])
     try:
@@ -476,11 +478,11 @@ async def test_one_that_may_not_be_used_is_not_set_aside(forbidden: str, open_fo
     assert "WHISPERD_STATE_DIR" in error.fix
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     path.chmod(0o600)
-    assert path.read_bytes() == kept(LATEST).read_bytes()
+    assert path.read_bytes() == stored_database(LATEST).read_bytes()
 
 
-@pytest.mark.skipif(os.name == "nt", reason="there are no modes")
-async def test_one_that_was_looked_at_while_it_was_read_only_can_be_used_again(open_folder: Path) -> None:
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no file modes")
+async def test_a_check_of_a_read_only_database_leaves_it_usable(open_folder: Path) -> None:
     open_folder.chmod(0o777)
     path = open_folder / "state" / "whisperd.sqlite3"
     with unprivileged():
@@ -493,21 +495,21 @@ async def test_one_that_was_looked_at_while_it_was_read_only_can_be_used_again(o
             pass
 
 
-async def test_a_folder_in_its_place_is_not_set_aside(path: Path) -> None:
+async def test_a_folder_in_place_of_the_database_is_not_quarantined(path: Path) -> None:
     path.mkdir(parents=True)
     assert (await refusal(path)).code == "store.unreadable"
     assert path.is_dir()
 
 
-async def test_a_file_in_place_of_its_folder(path: Path) -> None:
+async def test_a_file_in_place_of_the_folder_is_an_error(path: Path) -> None:
     path.parent.write_text("not a folder")
     assert (await refusal(path)).code == "store.unreadable"
 
 
-async def test_one_that_another_program_holds(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_locked_database_is_an_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("whisperd.store.database.BUSY_TIMEOUT_S", 0.01)
     path.parent.mkdir()
-    shutil.copy(kept(LATEST), path)
+    shutil.copy(stored_database(LATEST), path)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")
@@ -517,7 +519,7 @@ async def test_one_that_another_program_holds(path: Path, monkeypatch: pytest.Mo
         assert len((await PresetStore(database).load())[0]) == 2
 
 
-async def test_a_full_disk_when_it_is_opened(path: Path) -> None:
+async def test_a_full_disk_while_opening_is_an_error(path: Path) -> None:
     filling = Migration(
         2,
         "PRAGMA max_page_count = 10;\n"
@@ -531,7 +533,7 @@ async def test_a_full_disk_when_it_is_opened(path: Path) -> None:
         assert database.set_aside is None
 
 
-async def test_a_full_disk_when_something_is_to_be_kept(path: Path) -> None:
+async def test_a_full_disk_while_writing_rolls_back(path: Path) -> None:
     def fill(connection: sqlite3.Connection) -> None:
         adding(2)(connection)
         connection.execute("PRAGMA max_page_count = 10")

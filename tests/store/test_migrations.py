@@ -1,4 +1,4 @@
-"""Migrations: from a kept data base of every version, whole or not at all."""
+"""Migrations from every stored version: complete or not at all."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from keep_version import kept
+from keep_version import stored_database
 
 from whisperd.jobs.journal import JobJournal
 from whisperd.jobs.search import parse_query
@@ -71,7 +71,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def objects(path: Path) -> set[tuple[str, str, str]]:
-    """Every table, index and trigger, and how it is made."""
+    """Return every table, index and trigger with its SQL."""
     with closing(sqlite3.connect(path)) as connection:
         return set(connection.execute("SELECT type, name, coalesce(sql, '') FROM sqlite_master"))
 
@@ -86,19 +86,19 @@ def test_migrations_are_numbered_from_one() -> None:
 
 
 @pytest.mark.parametrize("number", range(1, LATEST + 1))
-async def test_every_version_is_kept_as_its_program_makes_it(number: int, path: Path, tmp_path: Path) -> None:
-    assert kept(number).exists(), "run tests/store/keep_version.py and keep what it makes"
+async def test_stored_databases_match_their_migrations(number: int, path: Path, tmp_path: Path) -> None:
+    assert stored_database(number).exists(), "run tests/store/keep_version.py and commit the new file"
     old = tmp_path / "old.sqlite3"
-    shutil.copy(kept(number), old)  # looking at it makes files beside it
+    shutil.copy(stored_database(number), old)  # reading it creates files next to it
     async with open_database(path, bundled_migrations()[:number]):
         pass
     assert version(old) == number
-    assert objects(old) == objects(path), "a migration that was released is not changed"
+    assert objects(old) == objects(path), "a released migration must not change"
 
 
 @pytest.mark.parametrize("number", range(1, LATEST + 1))
-async def test_what_any_version_holds_is_still_there(number: int, path: Path) -> None:
-    shutil.copy(kept(number), path)
+async def test_migrating_any_version_keeps_its_data(number: int, path: Path) -> None:
+    shutil.copy(stored_database(number), path)
     async with open_database(path) as database:
         assert database.set_aside is None
         presets, default = await PresetStore(database).load()
@@ -139,8 +139,8 @@ ON_ANOTHER_SOCKET = """
 """
 
 
-async def test_what_belonged_to_several_sockets_is_of_one_daemon(path: Path) -> None:
-    shutil.copy(kept(11), path)
+async def test_data_of_several_sockets_is_merged_into_one_daemon(path: Path) -> None:
+    shutil.copy(stored_database(11), path)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.executescript(ON_ANOTHER_SOCKET)
     async with open_database(path, checks=[check_watches]) as database:
@@ -155,7 +155,7 @@ async def test_what_belonged_to_several_sockets_is_of_one_daemon(path: Path) -> 
         assert [(one.path, one.identity.inode) for one in (broken, talk)] == [
             ("broken.mp3", "801:30"),
             ("talk.mp3", "801:3f"),
-        ], "of what both know, the watch that was added last knows more"
+        ], "for files of both watches, the last one added wins"
         assert sorted(one.path for one in await watches.outputs.of(talk.id)) == [
             "/home/me/Recordings/talk.en.srt",
             "/home/me/Recordings/talk.en.txt",
@@ -165,8 +165,10 @@ async def test_what_belonged_to_several_sockets_is_of_one_daemon(path: Path) -> 
 
 
 @pytest.mark.parametrize("number", range(1, LATEST + 1))
-async def test_an_old_data_base_becomes_what_a_new_one_is(number: int, path: Path, tmp_path: Path) -> None:
-    shutil.copy(kept(number), path)
+async def test_a_migrated_database_has_the_schema_of_a_new_one(
+    number: int, path: Path, tmp_path: Path
+) -> None:
+    shutil.copy(stored_database(number), path)
     new = tmp_path / "new.sqlite3"
     async with open_database(path), open_database(new):
         pass
@@ -175,12 +177,12 @@ async def test_an_old_data_base_becomes_what_a_new_one_is(number: int, path: Pat
     assert {entry[:2] for entry in objects(path)} == {entry[:2] for entry in objects(new)}
 
 
-# Newer ones
+# Newer databases
 
 
 @pytest.mark.parametrize("number", [LATEST + 1, 1_000_000])
 @pytest.mark.parametrize("log", ["empty", "full"])
-async def test_a_newer_one_is_refused_and_not_touched(
+async def test_a_newer_database_is_refused_and_unchanged(
     number: int, log: str, path: Path, tmp_path: Path
 ) -> None:
     working = tmp_path / "working"
@@ -192,7 +194,7 @@ async def test_a_newer_one_is_refused_and_not_touched(
         connection.execute(f"PRAGMA user_version = {number}")
         if log == "empty":
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        # As a program leaves it that is killed: with what is to be written to it beside it.
+        # As a killed program leaves it: with the log of pending writes next to it.
         names = [name for name in (path.name, f"{path.name}-wal") if (working / name).stat().st_size]
         for name in names:
             shutil.copy(working / name, tmp_path / name)
@@ -207,11 +209,11 @@ async def test_a_newer_one_is_refused_and_not_touched(
     assert len(names) == (1 if log == "empty" else 2)
 
 
-# Failures in the middle
+# Failures during a migration
 
 
-async def test_a_migration_that_fails_changes_nothing(path: Path) -> None:
-    shutil.copy(kept(LATEST), path)
+async def test_a_failed_migration_changes_nothing(path: Path) -> None:
+    shutil.copy(stored_database(LATEST), path)
     before = objects(path)
     failing = Migration(
         LATEST + 1, "CREATE TABLE halfway (x);\nDELETE FROM profiles;\nSELECT no_such_column;\n"
@@ -226,7 +228,7 @@ async def test_a_migration_that_fails_changes_nothing(path: Path) -> None:
 
 
 async def test_a_migration_that_breaks_references_changes_nothing(path: Path) -> None:
-    shutil.copy(kept(LATEST), path)
+    shutil.copy(stored_database(LATEST), path)
     breaking = Migration(LATEST + 1, "DELETE FROM runtimes;\n")
     with pytest.raises(sqlite3.IntegrityError, match="references"):
         async with open_database(path, [*bundled_migrations(), breaking]):
@@ -235,8 +237,8 @@ async def test_a_migration_that_breaks_references_changes_nothing(path: Path) ->
         assert (await PresetStore(database).load())[0] == (BASE, TWO_GPUS)
 
 
-async def test_a_table_can_be_made_anew_though_others_refer_to_it(path: Path) -> None:
-    shutil.copy(kept(LATEST), path)
+async def test_a_migration_may_recreate_a_table_that_others_reference(path: Path) -> None:
+    shutil.copy(stored_database(LATEST), path)
     anew = Migration(
         LATEST + 1,
         "CREATE TABLE anew (id TEXT NOT NULL PRIMARY KEY, name TEXT);\n"
@@ -254,7 +256,7 @@ import os, signal, sqlite3, sys
 from whisperd.store.migrate import Migration, bundled_migrations, migrate
 
 connection = sqlite3.connect(sys.argv[1], isolation_level=None)
-connection.execute("PRAGMA cache_size = 1")  # what is not committed gets to the disk as well
+connection.execute("PRAGMA cache_size = 1")  # uncommitted pages reach the disk as well
 connection.create_function("die", 0, lambda: os.kill(os.getpid(), signal.SIGKILL))
 sql = (
     "CREATE TABLE halfway (x);\\n"
@@ -265,12 +267,12 @@ migrate(connection, [*bundled_migrations(), Migration(len(bundled_migrations()) 
 
 
 @pytest.mark.skipif(os.name == "nt", reason="there are no signals")
-async def test_dying_in_a_migration_leaves_the_old_version(path: Path) -> None:
-    shutil.copy(kept(LATEST), path)
+async def test_a_crash_during_a_migration_leaves_the_old_version(path: Path) -> None:
+    shutil.copy(stored_database(LATEST), path)
     before = objects(path)
     ended = subprocess.run([sys.executable, "-c", DYING, str(path)], check=False)
     assert ended.returncode == -signal.SIGKILL
-    assert path.with_name(f"{path.name}-wal").stat().st_size > 1_000_000, "it died in the middle"
+    assert path.with_name(f"{path.name}-wal").stat().st_size > 1_000_000, "it must die in the middle"
     async with open_database(path) as database:
         assert database.set_aside is None
         assert (await PresetStore(database).load())[0] == (BASE, TWO_GPUS)

@@ -1,4 +1,4 @@
-"""What is asked for each file and for each job finds its rows by an index, however many there are."""
+"""Queries for single files and jobs use an index, so that their cost does not grow with the tables."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 @contextmanager
 def no_scan(database: Database) -> Iterator[None]:
-    """Everything that is done meanwhile finds its rows by an index, and something is done."""
+    """Assert that the queries in this block use indexes, and that there are some."""
     asked: list[str] = []
     database._connection.set_trace_callback(asked.append)
     try:
@@ -49,7 +49,7 @@ def no_scan(database: Database) -> Iterator[None]:
 
 
 def is_query(statement: str) -> bool:
-    """Whether it is one of ours: an index of words asks its own tables, too."""
+    """Whether this is our own query: the full-text index queries its own tables, too."""
     return (
         statement.startswith(("SELECT", "INSERT", "UPDATE", "DELETE")) and "transcripts_text" not in statement
     )
@@ -60,18 +60,18 @@ def plan_of(connection: sqlite3.Connection, statement: str) -> list[str]:
 
 
 def is_scan(step: str) -> bool:
-    """Whether all rows of a table are read; those of an argument do not count."""
+    """Whether all rows of a table are read. Rows of an argument do not count."""
     return step.startswith("SCAN ") and "VIRTUAL TABLE" not in step and step != "SCAN CONSTANT ROW"
 
 
-async def test_a_scan_is_found_out(database: Database) -> None:
+async def test_scans_are_detected(database: Database) -> None:
     with pytest.raises(AssertionError), no_scan(database):
         await database.run(lambda connection: connection.execute("SELECT * FROM jobs WHERE ended = 5"))
     with pytest.raises(AssertionError), no_scan(database):
         pass
 
 
-async def test_the_files_of_watches(database: Database) -> None:
+async def test_queries_for_watches_use_indexes(database: Database) -> None:
     store = WatchStore(database)
     preset = WatchPreset(id="0a", path="/inbox", created=MOMENT, changed=MOMENT)
     with no_scan(database):
@@ -107,7 +107,7 @@ async def test_the_files_of_watches(database: Database) -> None:
         await store.delete("0a")
 
 
-async def test_jobs(database: Database) -> None:
+async def test_queries_for_jobs_use_indexes(database: Database) -> None:
     journal = JobJournal(saver := Saver(database))
     job = Job(id="aa", path="/a.wav", input=JobInput(), options=JobOptions(), runtime="base")
     result = WindowResult(language="en", language_probability=1.0, segments=())
@@ -131,7 +131,7 @@ async def test_jobs(database: Database) -> None:
         await saver.flush()
 
 
-async def test_transcripts(database: Database) -> None:
+async def test_queries_for_transcripts_use_indexes(database: Database) -> None:
     store = TranscriptStore(database)
     transcript = Transcript(
         task="transcribe", language="en", duration=1.0, text="", segments=(), runtime="base", elapsed=1.0,

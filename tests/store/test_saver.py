@@ -1,4 +1,4 @@
-"""What is saved beside the event loop: in its order, together, and nobody is held up by what cannot be."""
+"""Writes in the background: in order, in groups, and without being delayed by failed ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def numbers(database: Database) -> list[int]:
     return await database.run(lambda connection: [x for (x,) in connection.execute(select)])
 
 
-async def test_who_keeps_a_ticket_keeps_nothing_of_what_was_saved(database: Database) -> None:
+async def test_a_ticket_does_not_keep_its_work_alive(database: Database) -> None:
     async with open_saver(database) as saver:
         writing = adding(1)
         of_writing = weakref.ref(writing)
@@ -45,7 +45,7 @@ async def test_who_keeps_a_ticket_keeps_nothing_of_what_was_saved(database: Data
         assert ticket.is_saved and of_writing() is None
 
 
-async def test_what_cannot_be_saved_holds_up_nothing_else(database: Database) -> None:
+async def test_failed_writes_do_not_affect_others(database: Database) -> None:
     errors = {
         "watch.unknown": WhisperdError("watch.unknown", "It was removed.", "Add it."),
         "disk.full": WhisperdError("disk.full", "There is no room.", "Make some."),
@@ -72,7 +72,7 @@ async def test_what_cannot_be_saved_holds_up_nothing_else(database: Database) ->
     assert await numbers(database) == [1, 2]
 
 
-async def test_each_of_many_does_not_wait_by_itself_for_a_data_base_that_is_held(
+async def test_writes_wait_together_for_a_locked_database(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tried: list[object] = []
@@ -90,7 +90,7 @@ async def test_each_of_many_does_not_wait_by_itself_for_a_data_base_that_is_held
     assert len(tried) == 1
 
 
-async def test_all_is_saved_at_the_end(database: Database) -> None:
+async def test_closing_saves_everything(database: Database) -> None:
     with anyio.CancelScope() as scope:
         async with open_saver(database) as saver:
             saver.hand_over(adding(1))
