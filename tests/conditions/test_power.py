@@ -1,4 +1,4 @@
-"""Battery or mains, from recorded computers."""
+"""Battery or mains power, detected from the recorded files of real computers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_recorded_computers(supplies: list[Supply], expected: bool | None) -> No
     assert is_on_battery(supplies) is expected
 
 
-def test_reading_the_kernels_files(tmp_path: Path) -> None:
+def test_power_supplies_are_read_from_sysfs(tmp_path: Path) -> None:
     recorded = {
         "AC/type": "Mains\n", "AC/online": "0\n",
         "BAT0/type": "Battery\n", "BAT0/status": "Discharging\n",
@@ -49,5 +49,5 @@ def test_reading_the_kernels_files(tmp_path: Path) -> None:
     assert read_supplies(tmp_path / "nothing") == []
 
 
-def test_this_computer() -> None:
+def test_the_power_state_of_this_computer() -> None:
     assert read_on_battery() in (True, False, None)

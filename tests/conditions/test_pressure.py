@@ -1,4 +1,4 @@
-"""Memory pressure: what the kernel's files mean, on recorded ones; and that its word wakes us."""
+"""Memory pressure: recorded kernel files are interpreted, and kernel events wake the watch."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ def test_recorded_files() -> None:
 
 
 @given(st.text())
-def test_anything_else_is_nothing(text: str) -> None:
+def test_unknown_text_is_ignored(text: str) -> None:
     assert parse_pressure(text) is None
     assert parse_events(text) == NONE
 
 
 @pytest.mark.parametrize(("text", "relief"), [(QUIET, "none"), (SHORT, "idle"), (SEVERE, "default")])
-def test_what_is_given_back(text: str, relief: str) -> None:
+def test_relief_depends_on_the_pressure(text: str, relief: str) -> None:
     assert needed_relief(parse_pressure(text), NONE, NONE) == relief
 
 
-def test_limits_of_the_control_group() -> None:
+def test_control_group_limits_require_relief() -> None:
     before = GroupEvents(high=3, max=1, oom=0)
     assert needed_relief(None, before, before) == "none"
     assert needed_relief(None, before, GroupEvents(high=4, max=1)) == "idle"
@@ -64,11 +64,11 @@ def test_limits_of_the_control_group() -> None:
     assert needed_relief(None, before, GroupEvents(high=3, max=1, oom=1)) == "default"
 
 
-def test_the_kernels_word_is_enough() -> None:
+def test_a_kernel_event_alone_requires_relief() -> None:
     assert needed_relief(parse_pressure(QUIET), NONE, NONE, is_woken=True) == "idle"
 
 
-def test_the_default_never_goes_for_less_than_others() -> None:
+def test_more_pressure_never_requires_less_relief() -> None:
     order = ("none", "idle", "default")
     for percent in range(0, 101, 5):
         less = needed_relief(Pressure(percent, percent / 2), NONE, NONE)
@@ -77,7 +77,7 @@ def test_the_default_never_goes_for_less_than_others() -> None:
 
 
 class Computer:
-    """Files as they were recorded, which may change."""
+    """Recorded files, which a test may change."""
 
     def __init__(self, files: Mapping[str, str]) -> None:
         self.files = dict(files)
@@ -95,7 +95,7 @@ IN_GROUP = {
 }
 
 
-def test_what_is_looked_at() -> None:
+def test_the_watched_file_is_chosen_by_environment_and_group() -> None:
     read = Computer(IN_GROUP).read
     assert MemoryWatch(read, {})._file == f"{GROUP}/memory.pressure"
     named = {"MEMORY_PRESSURE_WATCH": pressure.SYSTEM}
@@ -106,7 +106,7 @@ def test_what_is_looked_at() -> None:
 
 
 @pytest.mark.anyio
-async def test_looking_now_and_then() -> None:
+async def test_the_files_are_polled() -> None:
     computer = Computer(IN_GROUP)
     watch = MemoryWatch(computer.read, {}, poll_s=0.001)
     said: list[str] = []
@@ -128,7 +128,7 @@ async def test_looking_now_and_then() -> None:
 @pytest.mark.anyio
 @pytest.mark.skipif(sys.platform != "linux", reason="epoll is Linux's")
 async def test_a_priority_event_wakes_the_loop() -> None:
-    """As the kernel's pressure file has it: data out of band is such an event, too."""
+    """As the pressure file of the kernel causes it: out-of-band data is a priority event, too."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         here = socket.create_connection(server.getsockname())
         there, _ = server.accept()
@@ -143,8 +143,8 @@ async def test_a_priority_event_wakes_the_loop() -> None:
 
 
 @pytest.mark.anyio
-async def test_this_computers_own_file() -> None:
-    """Whatever this kernel has, asking for its word is possible or does no harm."""
+async def test_the_pressure_file_of_this_computer() -> None:
+    """Whatever this kernel supports, registering a trigger works or does no harm."""
     watch = MemoryWatch()
     with anyio.move_on_after(0.05), pressure._opened_trigger(watch._file) as trigger:
         await pressure._is_woken(trigger, 0.01)

@@ -1,4 +1,4 @@
-"""A gap between the clock that goes on and the one that stands still is sleep."""
+"""Sleep is the gap between the clock that continues during sleep and the one that stops."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from hypothesis import strategies as st
 from whisperd.conditions.suspension import read_clocks, slept_between
 
 
-def test_a_night() -> None:
+def test_sleep_is_the_difference_of_the_clocks() -> None:
     assert slept_between((1000.0, 900.0), (1005.0, 905.0)) == 0.0
     assert slept_between((1005.0, 905.0), (1005.0 + 28_805.0, 910.0)) == pytest.approx(28_800.0)
 
 
 @given(st.floats(0, 1e6), st.floats(0, 1e9))
-def test_time_alone_is_no_sleep(step: float, began: float) -> None:
+def test_elapsed_time_is_not_sleep(step: float, began: float) -> None:
     assert slept_between((began + 77.0, began), (began + 77.0 + step, began + step)) == 0.0
 
 
-def test_without_such_clocks_nothing_is_known() -> None:
+def test_without_the_clocks_no_sleep_is_reported() -> None:
     assert slept_between(None, (1e6, 1.0)) == slept_between((1e6, 1.0), None) == 0.0
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the service share."""
+"""Fixtures shared by the tests of the service."""
 
 from __future__ import annotations
 

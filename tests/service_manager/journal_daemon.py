@@ -1,4 +1,4 @@
-"""A daemon whose journal is the socket that the environment variable `TEST_JOURNAL` names."""
+"""A daemon whose journal is the socket named by the environment variable `TEST_JOURNAL`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The part of a service manager, played: what it passes to a daemon, and what it hears from it."""
+"""A fake service manager: passes sockets to a daemon and receives its notifications."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ os.dup2(int(sys.argv[1]), 3)
 os.environ["LISTEN_PID"] = str(os.getpid())
 os.execv(sys.executable, [sys.executable, "-P", "-m", *sys.argv[2:]])
 """
-"""Only who becomes the daemon knows its process id, which `LISTEN_PID` has to be."""
+"""`LISTEN_PID` must be the process id of the daemon, which only the process that becomes it knows."""
 
 
 class Manager:
-    """Hears what a daemon tells its service manager."""
+    """Receives the notifications of a daemon."""
 
     def __init__(self, address: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -31,17 +31,17 @@ class Manager:
         self._socket.settimeout(LIMIT_S)
 
     def next(self) -> dict[str, str]:
-        """The next message."""
+        """Return the next message."""
         return dict(line.split("=", 1) for line in self._socket.recv(65_536).decode().splitlines())
 
     def until(self, name: str) -> dict[str, str]:
-        """The next message that sets a variable."""
+        """Return the next message that sets a variable."""
         while name not in (said := self.next()):
             pass
         return said
 
     def is_silent(self, for_s: float) -> bool:
-        """Whether nothing comes any more; what came until now is heard first."""
+        """Whether no further message arrives; drops the messages received so far."""
         self._socket.setblocking(False)
         try:
             while True:
@@ -63,7 +63,7 @@ class Manager:
 
 @contextmanager
 def hearing() -> Iterator[tuple[Manager, str]]:
-    """A manager, and the address at which it hears."""
+    """Open a manager and the address at which it listens for notifications."""
     with tempfile.TemporaryDirectory(prefix="whisperd-") as folder:
         manager = Manager(f"{folder}/notify")
         try:
@@ -74,7 +74,7 @@ def hearing() -> Iterator[tuple[Manager, str]]:
 
 @contextmanager
 def listening(path: str) -> Iterator[socket.socket]:
-    """A socket as systemd opens it for a socket unit."""
+    """Open a socket as systemd does for a socket unit."""
     Path(path).parent.mkdir(mode=0o700, exist_ok=True)
     opened = socket.socket(socket.AF_UNIX)
     opened.bind(path)
@@ -106,6 +106,6 @@ def start_passing(
 
 
 def end(daemon: RunningDaemon) -> None:
-    """End a daemon whose socket stays."""
+    """Stop a daemon whose socket remains."""
     daemon.signal(signal.SIGTERM)
     assert daemon.wait() == 0

@@ -1,4 +1,4 @@
-"""Somebody who installs the service: with a home of their own, and a stand-in for systemd's manager."""
+"""A user who installs the service, with a separate home and a stand-in for the systemd user manager."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STAND_IN = Path(__file__).with_name("stand_in_systemctl.py")
 
 
 class User:
-    """Somebody with a home of their own, and a stand-in for systemd's manager."""
+    """A user with a separate home and a stand-in for the systemd user manager."""
 
     def __init__(self, folder: Path, short: Path) -> None:
         self.home = folder / "home"
@@ -48,7 +48,7 @@ class User:
 
     @property
     def socket(self) -> Path:
-        """Where the daemon listens."""
+        """The socket of the daemon."""
         return self.runtime / "whisperd" / "daemon.sock"
 
     def run(self, *command: str, env: Mapping[str, str] | None = None) -> Finished:
@@ -69,12 +69,12 @@ class User:
         return self.run(sys.executable, "-P", "-m", "whisperd.cli.main", *arguments, env=env)
 
     def asked(self) -> list[str]:
-        """What the manager was asked."""
+        """Return the command lines that the manager received."""
         file = self.stand_in / "asked"
         return file.read_text().splitlines() if file.exists() else []
 
     def close(self) -> None:
-        """End what runs."""
+        """Stop the service and the daemon."""
         for broken in ("no_bus", "broken"):
             (self.stand_in / broken).unlink(missing_ok=True)
         if (self.units / "whisperd.socket").exists():

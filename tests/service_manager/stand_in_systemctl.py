@@ -1,7 +1,7 @@
-"""A stand-in for `systemctl --user` where no manager runs: a small manager that does what ours needs of one.
+"""A stand-in for `systemctl --user` where no manager runs: a minimal manager, sufficient for our units.
 
-It reads the units that whisperd writes, opens the socket, starts the daemon behind it as the protocols say
-(`LISTEN_FDS`, `NOTIFY_SOCKET`), starts it again when somebody connects, and writes down what it was asked.
+It reads the units that whisperd writes, opens the socket, starts the daemon by the protocols
+(`LISTEN_FDS`, `NOTIFY_SOCKET`), restarts it when a client connects, and logs the commands it receives.
 `$STAND_IN` is its folder.
 """
 
@@ -24,7 +24,7 @@ LIMIT_S = 120.0
 
 
 def read_unit(name: str) -> dict[str, list[str]]:
-    """Its settings, and those of its drop-ins."""
+    """Return the settings of a unit, including its drop-ins."""
     settings: dict[str, list[str]] = {}
     files = [UNITS / name, *sorted(UNITS.glob(f"{name}.d/*.conf"))]
     for line in "\n".join(file.read_text() for file in files).splitlines():
@@ -39,7 +39,7 @@ def unquoted(line: str) -> list[str]:
 
 
 class Holder:
-    """Holds the socket, and runs the daemon."""
+    """Holds the socket and runs the daemon."""
 
     def __init__(self) -> None:
         (listen,) = read_unit("whisperd.socket")["ListenStream"]
@@ -64,7 +64,7 @@ class Holder:
                 assert self.daemon is not None
                 self.daemon.wait()
                 (FOLDER / "main_pid").unlink(missing_ok=True)
-                select.select([self.socket], [], [])  # started again by who connects
+                select.select([self.socket], [], [])  # a client that connects starts it again
         finally:
             if self.daemon is not None and self.daemon.poll() is None:
                 self.daemon.terminate()

@@ -1,4 +1,4 @@
-"""A socket that the service manager opened: taken, left where it is, and no second daemon beside it."""
+"""Sockets opened by the service manager: used, left in place, and never shared by two daemons."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ MakeDaemon = Callable[..., RunningDaemon]
 
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Clients here connect before there is a daemon; on a busy computer it may take long to come."""
+    """Clients connect before the daemon runs, which may take long to start on a busy computer."""
     monkeypatch.setattr(wire, "PATIENCE_S", LIMIT_S)
 
 
-def test_a_passed_socket_is_taken_and_left(make_daemon: MakeDaemon) -> None:
+def test_a_passed_socket_is_used_and_left_in_place(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon()
     with listening(daemon.socket) as passed, ThreadPoolExecutor(1) as threads:
         inode = Path(daemon.socket).stat().st_ino
-        early = threads.submit(daemon.connect)  # it waits for the daemon
+        early = threads.submit(daemon.connect)  # waits for the daemon
         process = start_passing(daemon, passed)
         with early.result(LIMIT_S) as client:
             status = client.daemon.status()
@@ -42,15 +42,15 @@ def test_a_passed_socket_is_taken_and_left(make_daemon: MakeDaemon) -> None:
 
         daemon.signal(signal.SIGTERM)
         assert daemon.wait() == 0
-        assert Path(daemon.socket).stat().st_ino == inode  # the manager's, and still there
+        assert Path(daemon.socket).stat().st_ino == inode  # the socket of the manager, still there
 
-        process = start_passing(daemon, passed)  # the next one takes the same socket
+        process = start_passing(daemon, passed)  # the next daemon uses the same socket
         with daemon.connect() as again:
             assert again.daemon.status()["pid"] == process.pid
         end(daemon)
 
 
-def test_ending_at_once_leaves_it_as_well(make_daemon: MakeDaemon) -> None:
+def test_a_killed_daemon_leaves_a_passed_socket_too(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon()
     with listening(daemon.socket) as passed, hearing() as (manager, address):
         start_passing(daemon, passed, env={"NOTIFY_SOCKET": address})
@@ -63,8 +63,8 @@ def test_ending_at_once_leaves_it_as_well(make_daemon: MakeDaemon) -> None:
         end(daemon)
 
 
-def test_it_is_the_same_daemon_by_hand_and_by_the_manager(make_daemon: MakeDaemon) -> None:
-    """A second daemon on the manager's socket is refused, as on any other."""
+def test_a_second_daemon_on_a_passed_socket_is_refused(make_daemon: MakeDaemon) -> None:
+    """As on any other socket."""
     daemon = make_daemon()
     with listening(daemon.socket) as passed:
         start_passing(daemon, passed)
@@ -82,7 +82,7 @@ def test_it_is_the_same_daemon_by_hand_and_by_the_manager(make_daemon: MakeDaemo
         end(daemon)
 
 
-def test_what_is_passed_has_to_listen(make_daemon: MakeDaemon) -> None:
+def test_a_passed_socket_has_to_listen(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon()
     with hearing() as (manager, address), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as wrong:
         process = start_passing(daemon, wrong, env={"NOTIFY_SOCKET": address})
@@ -90,13 +90,13 @@ def test_what_is_passed_has_to_listen(make_daemon: MakeDaemon) -> None:
         assert process.wait(LIMIT_S) == 3
 
 
-def test_ends_when_idle_only_if_told_so(make_daemon: MakeDaemon) -> None:
+def test_exit_when_idle_waits_for_clients(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon()
     daemon.settings("[daemon]\nexit_when_idle_s = 0.05\n")
     with listening(daemon.socket) as passed, socket.socket(socket.AF_UNIX) as early:
-        early.connect(daemon.socket)  # before it is there, so that it is not idle at once
+        early.connect(daemon.socket)  # before the daemon starts, so that it is not idle at once
         process = start_passing(daemon, passed)
-        with daemon.connect() as client:  # it stays while somebody is there
+        with daemon.connect() as client:  # it stays while a client is connected
             early.close()
             client.daemon.status()
             assert client.daemon.status()["pid"] == process.pid
@@ -104,7 +104,7 @@ def test_ends_when_idle_only_if_told_so(make_daemon: MakeDaemon) -> None:
         assert Path(daemon.socket).exists()
 
 
-def test_who_watches_a_folder_is_not_idle(make_daemon: MakeDaemon) -> None:
+def test_a_daemon_that_watches_a_folder_is_not_idle(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon()
     (daemon.folder / "watched").mkdir()
     daemon.start()
@@ -113,10 +113,10 @@ def test_who_watches_a_folder_is_not_idle(make_daemon: MakeDaemon) -> None:
     with daemon.connect() as client:
         client.daemon.reload()
     assert daemon.ctl("watch", "pause", str(daemon.folder / "watched")).status == 0
-    assert daemon.wait() == 0, daemon.log()  # not before that: the command found it
+    assert daemon.wait() == 0, daemon.log()  # not earlier: the command still reached it
 
 
-def test_idle_begins_with_a_reload(make_daemon: MakeDaemon) -> None:
+def test_exit_when_idle_takes_effect_at_a_reload(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon().start()
     daemon.settings("[daemon]\nexit_when_idle_s = 0.05\n")
     with daemon.connect() as client:
@@ -124,7 +124,7 @@ def test_idle_begins_with_a_reload(make_daemon: MakeDaemon) -> None:
     assert daemon.wait() == 0
 
 
-def test_which_variables_are_for_us() -> None:
+def test_listen_variables_are_parsed() -> None:
     mine = {"LISTEN_PID": "7", "LISTEN_FDS": "2", "LISTEN_FDNAMES": "http:whisperd"}
     assert passed_files(mine, 7) == {3: "http", 4: "whisperd"}
     assert passed_files(mine, 8) == {}
@@ -134,13 +134,13 @@ def test_which_variables_are_for_us() -> None:
         assert passed_files({**mine, "LISTEN_FDS": wrong}, 7) == {}
 
 
-def test_nothing_is_passed_on_to_children() -> None:
+def test_children_inherit_no_listen_variables() -> None:
     environment = {"LISTEN_PID": "1", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "x", "HOME": "/"}
     assert take_socket(environment, pid=2) is None
     assert environment == {"HOME": "/"}
 
 
-def test_a_descriptor_that_is_not_open() -> None:
+def test_a_closed_descriptor_is_an_error() -> None:
     code = (
         "import os; os.closerange(3, 64); from whisperd.service_manager.activation import take_socket\n"
         "try: take_socket({'LISTEN_PID': '1', 'LISTEN_FDS': '1'}, pid=1)\n"
@@ -150,7 +150,7 @@ def test_a_descriptor_that_is_not_open() -> None:
     assert done.stdout.strip() == "socket.not_passed"
 
 
-def test_the_error_says_what_to_do() -> None:
+def test_the_error_for_a_wrong_descriptor_has_a_fix() -> None:
     read, write = os.pipe()
     try:
         environment = {"LISTEN_PID": "1", "LISTEN_FDS": "1"}

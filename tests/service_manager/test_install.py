@@ -1,4 +1,4 @@
-"""`whisperctl daemon install` and `uninstall`: all is written, used, and taken away, and nothing else."""
+"""`whisperctl daemon install` and `uninstall`: every file is written, used and removed, and no other."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def files_below(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
 
 
-def test_the_whole_way(user: User) -> None:
+def test_install_and_uninstall(user: User) -> None:
     before = files_below(user.home)
     done = user.ctl("daemon", "install")
     assert (done.status, done.err) == (0, "")
@@ -35,7 +35,9 @@ def test_the_whole_way(user: User) -> None:
     assert (done.status, done.err) == (0, "")
     assert done.out.splitlines()[0] == "whisperd is no longer a service"
     told = done.out.partition("your data stays until you delete it:\n")[2]
-    assert "  transcripts, jobs, runtimes and log: " in told and "  settings: " not in told  # there are none
+    assert (
+        "  transcripts, jobs, runtimes and log: " in told and "  settings: " not in told
+    )  # no settings file exists
     assert not user.socket.exists()
     state = {one for one in files_below(user.home) if one.startswith(".local/")}
     assert files_below(user.home) - state == before
@@ -43,14 +45,14 @@ def test_the_whole_way(user: User) -> None:
     assert user.asked()[-1] == "--user daemon-reload"
 
 
-def test_twice_is_harmless(user: User) -> None:
+def test_installing_and_uninstalling_twice_is_harmless(user: User) -> None:
     first = user.ctl("daemon", "install", "--json").json
     assert len(first["written"]) == 2
     pid = user.ctl("daemon", "status", "--json").json["pid"]
     texts = {path: path.read_text() for path in user.units.glob("whisperd.*")}
     second = user.ctl("daemon", "install", "--json").json
     assert (second["written"], len(second["unchanged"])) == ([], 2)
-    assert user.ctl("daemon", "status", "--json").json["pid"] == pid  # not even started anew
+    assert user.ctl("daemon", "status", "--json").json["pid"] == pid  # not even restarted
     assert {path: path.read_text() for path in user.units.glob("whisperd.*")} == texts
 
     assert len(user.ctl("daemon", "uninstall", "--json").json["removed"]) == 2
@@ -58,7 +60,7 @@ def test_twice_is_harmless(user: User) -> None:
     assert (again.status, again.out) == (0, "whisperd was not installed as a service\n")
 
 
-def test_what_it_would_do(user: User) -> None:
+def test_print_and_dry_run_change_nothing(user: User) -> None:
     done = user.ctl("daemon", "install", "--print")
     assert done.status == 0
     assert "ListenStream=%t/whisperd/daemon.sock" in done.out
@@ -70,7 +72,7 @@ def test_what_it_would_do(user: User) -> None:
     assert user.asked() == []
 
 
-def test_a_file_that_was_changed_is_not_written_over(user: User) -> None:
+def test_an_edited_unit_is_overwritten_only_with_force(user: User) -> None:
     assert user.ctl("daemon", "install").status == 0
     unit = user.units / "whisperd.service"
     edited = unit.read_text().replace("WatchdogSec=60", "WatchdogSec=600")
@@ -80,7 +82,7 @@ def test_a_file_that_was_changed_is_not_written_over(user: User) -> None:
         assert (done.status, done.json["error"]["code"]) == (5, "service.edited")
         assert "systemctl --user edit whisperd" in done.json["error"]["fix"]
     assert unit.read_text() == edited
-    assert user.ctl("daemon", "status", "--no-start").status == 0  # and it goes on
+    assert user.ctl("daemon", "status", "--no-start").status == 0  # and still runs
 
     done = user.ctl("daemon", "install", "--force", "--json")
     assert done.json["written"] == [str(unit)]
@@ -99,7 +101,7 @@ def test_drop_ins_are_respected(user: User) -> None:
     assert "OFFLINE" in drop_in.read_text()
 
 
-def test_a_daemon_that_was_started_by_hand_makes_way(user: User) -> None:
+def test_installing_replaces_a_daemon_started_by_hand(user: User) -> None:
     by_hand = user.ctl("daemon", "start", "--json").json
     assert by_hand["service"] is None
     assert user.ctl("daemon", "install").status == 0
@@ -123,14 +125,14 @@ def test_start_stop_and_restart_go_through_the_manager(user: User) -> None:
     assert user.run("systemctl", "--user", "reload", "whisperd").status == 0
 
 
-def test_a_client_has_the_manager_start_it(user: User) -> None:
+def test_a_client_starts_the_daemon_through_the_manager(user: User) -> None:
     user.ctl("daemon", "install")
     user.ctl("daemon", "stop")
     assert user.ctl("models", "available").status == 0
     assert user.ctl("daemon", "status", "--json").json["service"] == "systemd"
 
 
-def test_who_connects_after_its_end_has_it_started(user: User) -> None:
+def test_connecting_restarts_a_killed_daemon(user: User) -> None:
     user.ctl("daemon", "install")
     pid = user.ctl("daemon", "status", "--json").json["pid"]
     user.run(sys.executable, "-c", f"import os, signal; os.kill({pid}, signal.SIGKILL)")
@@ -138,7 +140,7 @@ def test_who_connects_after_its_end_has_it_started(user: User) -> None:
     assert (status["service"], status["pid"] != pid) == ("systemd", True)
 
 
-def test_tab_has_nothing_started(user: User) -> None:
+def test_completion_does_not_start_the_daemon(user: User) -> None:
     assert user.ctl("daemon", "install").status == 0
     pid = int((user.stand_in / "main_pid").read_text())
     os.kill(pid, signal.SIGTERM)
@@ -160,7 +162,7 @@ def test_another_socket_is_another_daemon(user: User) -> None:
     assert user.ctl("daemon", "status", "--no-start", "--json").json["service"] == "systemd"
 
 
-def test_no_manager(user: User) -> None:
+def test_without_a_manager_installing_fails(user: User) -> None:
     (user.stand_in / "no_bus").touch()
     done = user.ctl("daemon", "install", "--json")
     assert (done.status, done.json["error"]["code"]) == (1, "service.no_manager")
@@ -170,21 +172,21 @@ def test_no_manager(user: User) -> None:
     assert not user.units.exists()
 
 
-def test_no_systemctl(user: User) -> None:
+def test_without_systemctl_installing_fails(user: User) -> None:
     done = user.ctl("daemon", "install", env={"PATH": "/nowhere"})
     assert done.status == 1
     assert "there is no systemctl here" in done.err
 
 
 @pytest.mark.parametrize("name", ["openrc", "runit"])
-def test_what_has_no_folder_of_ones_own_is_shown(user: User, name: str) -> None:
+def test_system_wide_managers_are_only_printed(user: User, name: str) -> None:
     done = user.ctl("daemon", "install", "--manager", name, "--print")
     assert (done.status, sys.executable in done.out) == (0, True)
     refused = user.ctl("daemon", "install", "--manager", name, "--json")
     assert (refused.status, refused.json["error"]["code"]) == (1, "service.no_manager")
 
 
-def test_what_does_not_start_leaves_nothing_behind(user: User) -> None:
+def test_a_failed_install_leaves_no_files(user: User) -> None:
     (user.stand_in / "broken").touch()
     done = user.ctl("daemon", "install", "--json")
     assert (done.status, done.json["error"]["code"]) == (1, "service.failed")
@@ -192,11 +194,11 @@ def test_what_does_not_start_leaves_nothing_behind(user: User) -> None:
     assert files_below(user.units) == set()
 
 
-def test_a_manager_that_fails_is_no_reason_to_have_no_daemon(user: User) -> None:
+def test_clients_start_the_daemon_themselves_if_the_manager_fails(user: User) -> None:
     user.ctl("daemon", "install")
     user.ctl("daemon", "stop")
     (user.stand_in / "broken").touch()
-    assert user.ctl("models", "available").status == 0  # it was started as without a service
+    assert user.ctl("models", "available").status == 0  # started as if there were no service
     done = user.ctl("daemon", "start", "--json")
     assert (done.status, done.json["error"]["code"]) == (1, "service.failed")
     assert user.ctl("daemon", "status", "--json", "--no-start").json["service"] is None
@@ -204,7 +206,7 @@ def test_a_manager_that_fails_is_no_reason_to_have_no_daemon(user: User) -> None
     assert not user.socket.exists()
 
 
-def test_places_are_kept(user: User) -> None:
+def test_the_service_uses_the_paths_of_the_installing_user(user: User) -> None:
     env = {"WHISPERD_STATE_DIR": str(user.home / "a state $HOME 100%")}
     assert user.ctl("daemon", "install", env=env).status == 0
     status = user.ctl("daemon", "status", "--json", "--no-start").json

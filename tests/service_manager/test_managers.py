@@ -1,4 +1,4 @@
-"""What is written for each service manager: as it reads it, and as the packaged files have it."""
+"""The files for each service manager: valid for the manager, and equal to the packaged ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from whisperd.service_manager.managers import (
 from whisperd.service_manager.mark import is_unchanged, marked, socket_in
 
 EXPOSURE_LIMIT = 5.9
-"""Of 10, as `systemd-analyze security` counts. Half of it is capabilities, and a user's service has none."""
+"""Out of 10, per `systemd-analyze security`. Half of it is capabilities, which a user service lacks."""
 
 posix_only = pytest.mark.skipif(sys.platform == "win32", reason="files as on POSIX")
 
@@ -57,12 +57,12 @@ def place(**changes: object) -> Place:
 
 
 def settings(text: str) -> dict[str, str]:
-    """Those of a unit that have one value."""
+    """Return the settings of a unit that have a single value."""
     pairs = (line.split("=", 1) for line in text.splitlines() if "=" in line and not line.startswith("#"))
     return dict(pairs)  # type: ignore[arg-type]
 
 
-def test_the_units() -> None:
+def test_the_systemd_units() -> None:
     service, socket = (settings(file.text) for file in systemd(place()).files)
     assert service["Type"] == "notify"
     assert service["ExecStart"] == f"{sys.executable} -P -m whisperd"
@@ -72,7 +72,7 @@ def test_the_units() -> None:
     assert (socket["SocketMode"], socket["DirectoryMode"]) == ("0600", "0700")
 
 
-def test_downloads_find_their_way_from_the_service_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_service_inherits_download_variables_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (
         ("HTTPS_PROXY", "http://proxy:3128"),
         ("no_proxy", "localhost"),
@@ -91,9 +91,7 @@ def test_downloads_find_their_way_from_the_service_too(monkeypatch: pytest.Monke
     assert "secret" not in str(environment)
 
 
-def test_relative_places_are_those_of_who_installs_it(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_relative_paths_are_resolved_at_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     places = {"WHISPERD_CONFIG": "c.toml", "WHISPERD_SOCKET": "s", "SSL_CERT_FILE": "ca.pem"}
     for name, value in places.items():
@@ -105,7 +103,7 @@ def test_relative_places_are_those_of_who_installs_it(
 
 
 def test_every_line_of_the_sandbox_is_explained() -> None:
-    """Above each setting, or the group of settings that it belongs to, a comment says what it is for."""
+    """A comment above each setting, or group of settings, says what it is for."""
     text = systemd(place()).files[0].text
     sandbox = text[text.index("# The sandbox.") : text.index("[Install]")].splitlines()
     for above, line in pairwise(sandbox):
@@ -114,8 +112,8 @@ def test_every_line_of_the_sandbox_is_explained() -> None:
 
 
 @posix_only
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not there")
-def test_systemd_takes_the_units(tmp_path: Path) -> None:
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_systemd_accepts_the_units(tmp_path: Path) -> None:
     written = [tmp_path / file.path.name for file in systemd(place()).files]
     for path, file in zip(written, systemd(place()).files, strict=True):
         path.write_text(file.text)
@@ -133,8 +131,8 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
 
 
 @posix_only
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not there")
-def test_how_exposed_the_service_is(tmp_path: Path) -> None:
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
+def test_the_exposure_of_the_service_is_limited(tmp_path: Path) -> None:
     unit = tmp_path / "whisperd.service"
     unit.write_text(systemd(place()).files[0].text)
     done = subprocess.run(
@@ -145,12 +143,12 @@ def test_how_exposed_the_service_is(tmp_path: Path) -> None:
         check=False,
     )
     if "unrecognized option" in done.stderr:
-        pytest.skip("this systemd-analyze cannot look at files")
+        pytest.skip("this systemd-analyze cannot check files")
     (line,) = [line for line in done.stdout.splitlines() if "Overall exposure level" in line]
     assert float(line.split(":")[1].split()[0]) <= EXPOSURE_LIMIT, done.stdout
 
 
-def test_the_agent() -> None:
+def test_the_launchd_agent() -> None:
     (file,) = launchd(place()).files
     agent = plistlib.loads(file.text.encode())
     assert agent["Label"] == "whisperd"
@@ -172,7 +170,7 @@ esac
 
 @posix_only
 @pytest.mark.parametrize(("make", "program"), [(launchd, "launchctl"), (task_scheduler, "schtasks")])
-def test_a_service_that_could_not_be_started_is_started_the_next_time(
+def test_a_service_that_failed_to_start_is_started_by_the_next_install(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, make: Callable[[Place], Manager], program: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -185,13 +183,13 @@ def test_a_service_that_could_not_be_started_is_started_the_next_time(
     with pytest.raises(WhisperdError):
         install(changed)
     assert not Path("runs").exists()
-    assert is_active(changed), "a client may have started one by itself"
+    assert is_active(changed), "a client may have started a daemon itself"
     Path("broken").unlink()
     install(changed)
     assert Path("runs").exists()
 
 
-def test_the_task() -> None:
+def test_the_windows_task() -> None:
     (file,) = task_scheduler(place(command=("C:\\My Programs\\python.exe", "-m", "a b"))).files
     root = ElementTree.fromstring(file.text.encode(file.encoding))
     names = {"": "http://schemas.microsoft.com/windows/2004/02/mit/task"}
@@ -202,13 +200,13 @@ def test_the_task() -> None:
 
 @posix_only
 @pytest.mark.parametrize("name", ["openrc", "runit"])
-def test_a_shell_reads_the_scripts(name: str) -> None:
+def test_the_scripts_are_valid_shell(name: str) -> None:
     (file,) = MANAGERS[name](place()).files  # type: ignore[index]
     subprocess.run(["sh", "-n"], input=file.text, text=True, check=True)
 
 
 @posix_only
-def test_runit_becomes_the_daemon(tmp_path: Path) -> None:
+def test_the_runit_script_runs_the_command(tmp_path: Path) -> None:
     (file,) = MANAGERS["runit"](place(command=("/bin/echo", "it is", getpass.getuser()))).files
     script = tmp_path / "run"
     script.write_text(file.text)
@@ -217,12 +215,12 @@ def test_runit_becomes_the_daemon(tmp_path: Path) -> None:
 
 
 @posix_only
-def test_openrc_starts_the_command_as_it_is(tmp_path: Path) -> None:
+def test_the_openrc_script_preserves_the_command(tmp_path: Path) -> None:
     command = ("/opt/my programs/python's", "-P", 'a "b" $HOME', "it's `here`")
     (file,) = MANAGERS["openrc"](place(command=command)).files
     script = tmp_path / "whisperd"
     script.write_text(file.text)
-    # OpenRC reads the file, and evaluates what is in these variables once more.
+    # OpenRC sources the file and evaluates these variables once more.
     words = """. "$0"; eval "printf '%s\\n' $command $command_args\""""
     done = subprocess.run(["sh", "-c", words, str(script)], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == list(command)
@@ -237,8 +235,8 @@ def test_the_packaged_files_are_up_to_date(name: str) -> None:
 
 
 @given(st.text(st.characters(codec="utf-8", exclude_characters="\n\r\0")), st.booleans())
-def test_words_come_back_as_they_were(word: str, has_variables: bool) -> None:
-    """What systemd undoes, undone."""
+def test_quoted_words_survive_a_round_trip(word: str, has_variables: bool) -> None:
+    """Undo the quoting as systemd does."""
     quoted = unit_quoted(word, has_variables=has_variables)
     assert "\n" not in quoted
     if quoted.startswith('"'):
@@ -253,7 +251,7 @@ def test_words_come_back_as_they_were(word: str, has_variables: bool) -> None:
 
 
 @given(st.text(), st.sampled_from(["# ", "<!-- "]))
-def test_a_mark_knows_its_text(text: str, before: str) -> None:
+def test_a_mark_detects_changes_of_its_text(text: str, before: str) -> None:
     comment = (before, " -->" if before == "<!-- " else "")
     written = marked(text, "/run/a.sock", comment)
     assert is_unchanged(written)
@@ -262,7 +260,7 @@ def test_a_mark_knows_its_text(text: str, before: str) -> None:
     assert not is_unchanged(text)
 
 
-def test_a_mark_comes_after_what_has_to_come_first() -> None:
+def test_a_mark_follows_a_shebang_or_xml_declaration() -> None:
     for first in ('<?xml version="1.0"?>', "#!/bin/sh"):
         written = marked(f"{first}\nrest\n", "/s")
         assert written.splitlines()[0] == first

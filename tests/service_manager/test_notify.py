@@ -1,4 +1,4 @@
-"""What the service manager is told, and that a stalled loop does not say that it is alive."""
+"""Notifications to the service manager; a stalled event loop sends no watchdog pings."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def started(make_daemon: MakeDaemon, address: str, **env: str) -> RunningDaemon:
     return make_daemon(env={"NOTIFY_SOCKET": address, **env}).start()
 
 
-def test_a_whole_life(make_daemon: MakeDaemon, heard: tuple[Manager, str]) -> None:
+def test_ready_reloading_and_stopping_are_reported(
+    make_daemon: MakeDaemon, heard: tuple[Manager, str]
+) -> None:
     manager, address = heard
     daemon = started(make_daemon, address)
     said = manager.next()
@@ -56,7 +58,7 @@ def test_a_whole_life(make_daemon: MakeDaemon, heard: tuple[Manager, str]) -> No
     assert daemon.wait() == 0
 
 
-def test_a_reload_that_fails_is_over_as_well(make_daemon: MakeDaemon, heard: tuple[Manager, str]) -> None:
+def test_a_failed_reload_ends_with_ready(make_daemon: MakeDaemon, heard: tuple[Manager, str]) -> None:
     manager, address = heard
     daemon = started(make_daemon, address)
     daemon.settings("[daemon]\nnonsense = 1\n")
@@ -66,7 +68,7 @@ def test_a_reload_that_fails_is_over_as_well(make_daemon: MakeDaemon, heard: tup
     assert manager.until("READY")["READY"] == "1"
 
 
-def test_what_it_does_is_told(
+def test_loaded_runtimes_are_in_the_status(
     make_daemon: MakeDaemon, heard: tuple[Manager, str], toy: Callable[..., str]
 ) -> None:
     manager, address = heard
@@ -90,7 +92,9 @@ def test_an_abstract_address(make_daemon: MakeDaemon) -> None:
         manager.close()
 
 
-def test_why_there_is_no_daemon(make_daemon: MakeDaemon, heard: tuple[Manager, str]) -> None:
+def test_a_failed_start_is_explained_in_the_status(
+    make_daemon: MakeDaemon, heard: tuple[Manager, str]
+) -> None:
     manager, address = heard
     daemon = make_daemon(env={"NOTIFY_SOCKET": address})
     daemon.settings("[daemon]\nnonsense = 1\n")
@@ -105,12 +109,12 @@ def test_why_there_is_no_daemon(make_daemon: MakeDaemon, heard: tuple[Manager, s
     assert "nonsense" in manager.next()["STATUS"]
 
 
-def test_a_manager_that_is_gone_is_no_reason_not_to_start(make_daemon: MakeDaemon) -> None:
+def test_the_daemon_starts_without_its_manager(make_daemon: MakeDaemon) -> None:
     daemon = started(make_daemon, "/nowhere/at/all")
     assert daemon.ctl("daemon", "status").status == 0
 
 
-def test_the_loop_itself_says_that_it_is_alive(make_daemon: MakeDaemon, heard: tuple[Manager, str]) -> None:
+def test_watchdog_pings_stop_with_the_process(make_daemon: MakeDaemon, heard: tuple[Manager, str]) -> None:
     manager, address = heard
     daemon = started(make_daemon, address, WATCHDOG_USEC="20000")
     for _ in range(3):
@@ -130,22 +134,22 @@ async def test_a_stalled_loop_stops_the_pings(heard: tuple[Manager, str]) -> Non
         tasks.start_soon(feed_watchdog, notifier)
         for _ in range(3):
             await anyio.to_thread.run_sync(partial(manager.until, "WATCHDOG"))
-        # The loop does nothing but wait for this thread, fifty times as long as a ping may take.
+        # The loop is blocked waiting for this thread, fifty times as long as the watchdog interval.
         listener = threading.Thread(target=lambda: silent.append(manager.is_silent(for_s=0.1)))
         listener.start()
         listener.join()
         assert silent == [True]
-        await anyio.to_thread.run_sync(partial(manager.until, "WATCHDOG"))  # and they go on with it
+        await anyio.to_thread.run_sync(partial(manager.until, "WATCHDOG"))  # and resume with the loop
         tasks.cancel_scope.cancel()
     notifier.close()
 
 
 @pytest.mark.anyio
-async def test_no_watchdog_no_pings() -> None:
-    await feed_watchdog(Notifier({}))  # comes back at once
+async def test_without_a_watchdog_there_are_no_pings() -> None:
+    await feed_watchdog(Notifier({}))  # returns at once
 
 
-def test_children_are_told_nothing(heard: tuple[Manager, str]) -> None:
+def test_children_inherit_no_notify_variables(heard: tuple[Manager, str]) -> None:
     environment = {"NOTIFY_SOCKET": heard[1], "WATCHDOG_USEC": "1", "WATCHDOG_PID": "1", "HOME": "/"}
     Notifier(environment).close()
     assert environment == {"HOME": "/"}
@@ -172,7 +176,7 @@ def test_a_full_socket_is_no_error() -> None:
         ({}, None),
     ],
 )
-def test_how_often(environment: dict[str, str], interval_s: float | None) -> None:
+def test_the_watchdog_interval(environment: dict[str, str], interval_s: float | None) -> None:
     assert watchdog_interval_s(environment, pid=7) == interval_s
 
 
@@ -180,7 +184,7 @@ def test_how_often(environment: dict[str, str], interval_s: float | None) -> Non
     ("named", "address"),
     [("/run/notify", "/run/notify"), ("@hidden", "\0hidden"), ("", None), ("@", None), ("run", None)],
 )
-def test_addresses(named: str, address: str | None) -> None:
+def test_notify_addresses(named: str, address: str | None) -> None:
     assert address_of(named) == address
 
 

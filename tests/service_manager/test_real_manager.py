@@ -1,4 +1,4 @@
-"""The same with a user manager of systemd itself: where one can be had, as root in a container."""
+"""The service with a real systemd user manager, where one can be started: as root in a container."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Run = Callable[[str], Finished]
 
 @pytest.fixture
 def run(user: User) -> Iterator[Run]:
-    """Runs a script beside a manager of its own."""
+    """Return a function that runs a script with its own user manager."""
     systemctl = user.programs / "systemctl"
     systemctl.unlink()  # the stand-in
     base = Path("/sys/fs/cgroup/systemd")
@@ -46,7 +46,7 @@ def run(user: User) -> Iterator[Run]:
     def run(script: str) -> Finished:
         file = user.home.parent / "script"
         file.write_text(script)
-        # Not before the end of all that holds its output; the daemon's goes to the journal.
+        # Waits for all processes that hold its output; that of the daemon goes to the journal.
         out, err = user.home.parent / "out", user.home.parent / "err"
         with out.open("wb") as to_out, err.open("wb") as to_err:
             process = subprocess.Popen(
@@ -64,16 +64,16 @@ def run(user: User) -> Iterator[Run]:
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
         if status == NO_MANAGER:
-            pytest.skip("no user manager can be started here")
+            pytest.skip("cannot start a user manager")
         return Finished(status, out.read_text(), err.read_text())
 
     yield run
     for folder, _, _ in os.walk(group, topdown=False):
-        with suppress(OSError):  # what is still ending goes with its last process
+        with suppress(OSError):  # a group in use is deleted with its last process
             Path(folder).rmdir()
 
 
-def test_the_lines_of_the_page(run: Run, user: User) -> None:
+def test_the_commands_of_the_page_work(run: Run, user: User) -> None:
     done = run("\n".join(f"set -x\n{block}" for block in blocks()))
     assert done.status == 0, done
     assert "whisperd is installed as a service of systemd and running" in done.out
@@ -82,7 +82,7 @@ def test_the_lines_of_the_page(run: Run, user: User) -> None:
     assert not list(user.units.glob("whisperd.s*[!d]"))
 
 
-def test_what_the_manager_does(run: Run, toy: Callable[..., str], tmp_path: Path) -> None:
+def test_the_service_under_a_real_manager(run: Run, toy: Callable[..., str], tmp_path: Path) -> None:
     tone = write_tone(tmp_path / "tone.wav", 1.0)
     done = run(f"""
         pid() {{ systemctl --user show --property=MainPID --value whisperd.service; }}
@@ -125,4 +125,4 @@ def test_what_the_manager_does(run: Run, toy: Callable[..., str], tmp_path: Path
     ):
         assert said in lines, done
     assert lines.count("inactive") == 2
-    assert lines[-1] == "active"  # with the old settings; and of the units nothing is left
+    assert lines[-1] == "active"  # with the old settings; and no unit is left

@@ -1,4 +1,4 @@
-"""The lines of `docs/service.md` do what the page says, in order, with a stand-in for systemd's manager."""
+"""The commands of `docs/service.md` work in order, with a stand-in for the systemd user manager."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the page is abo
 
 
 def blocks() -> list[str]:
-    """The blocks of lines to copy, but for those that need what no test has."""
+    """Return the command blocks of the page, except those marked as not run."""
     text = re.sub(r"<!-- not run -->\n\n(    .*\n)+", "", PAGE.read_text())
     return [re.sub("^    ", "", block, flags=re.M) for block in re.findall(r"(?:^    .*\n)+", text, re.M)]
 
 
 @pytest.mark.slow
-def test_the_lines_of_the_page(user: User) -> None:
+def test_the_commands_of_the_page_work(user: User) -> None:
     said = {}
     for block in blocks():
         done = user.run("sh", "-ec", block)
@@ -37,12 +37,12 @@ def test_the_lines_of_the_page(user: User) -> None:
     assert "#!/sbin/openrc-run" in everything
     assert 'whisperd_jobs_total{status="completed"} 0' in (user.home / "metrics/whisperd.prom").read_text()
     drop_in = user.units / "whisperd.service.d" / "offline.conf"
-    assert drop_in.exists()  # uninstalling left it alone
+    assert drop_in.exists()  # uninstalling keeps it
     assert not list(user.units.glob("whisperd.s*[!d]"))
     assert not user.socket.exists()
 
 
-def test_what_the_page_promises_is_there() -> None:
+def test_settings_and_folders_of_the_page_exist() -> None:
     text = PAGE.read_text()
     from whisperd.settings import settings_template
 

@@ -1,4 +1,4 @@
-"""Log messages in the journal, with the job and the runtime as fields, and no text of a transcript."""
+"""Log messages in the journal, with the job and the runtime as fields, and no transcript text."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the journal is 
 
 
 class Journal:
-    """Plays the journal: reads entries from datagrams, and from the files that come in their place."""
+    """A fake journal: reads entries from datagrams, and from the files passed instead of large ones."""
 
     def __init__(self, path: str) -> None:
         self.path = Path(path)
@@ -50,7 +50,7 @@ class Journal:
 
 
 def decode_entry(data: bytes) -> dict[str, str]:
-    """As the journal reads it."""
+    """Decode an entry as the journal does."""
     fields = {}
     while data:
         line, _, rest = data.partition(b"\n")
@@ -75,7 +75,7 @@ def record(message: str, *args: object, level: int = logging.INFO) -> logging.Lo
     return logging.LogRecord("whisperd.jobs", level, "manager.py", 7, message, args, None, "submit")
 
 
-def test_an_entry(journal: Journal) -> None:
+def test_the_fields_of_an_entry(journal: Journal) -> None:
     handler = JournalHandler(journal.path)
     handler.handle(record("job %s failed: %s", "5c1f", "audio.not_found", level=logging.WARNING))
     handler.close()
@@ -91,7 +91,7 @@ def test_an_entry(journal: Journal) -> None:
     }
 
 
-def test_an_entry_with_its_traceback(journal: Journal) -> None:
+def test_an_entry_includes_its_traceback(journal: Journal) -> None:
     handler = JournalHandler(journal.path)
     try:
         raise ValueError("a mistake")
@@ -105,7 +105,7 @@ def test_an_entry_with_its_traceback(journal: Journal) -> None:
     assert said["PRIORITY"] == "3"
 
 
-def test_what_is_too_long_for_a_datagram(journal: Journal) -> None:
+def test_an_entry_too_long_for_a_datagram_arrives(journal: Journal) -> None:
     handler = JournalHandler(journal.path)
     handler.handle(record("x" * 2_000_000))
     handler.close()
@@ -122,12 +122,14 @@ def test_what_is_too_long_for_a_datagram(journal: Journal) -> None:
         ("whisperd has ended", (), {}),
     ],
 )
-def test_fields(message: str, args: tuple[object, ...], fields: dict[str, str]) -> None:
+def test_job_and_runtime_become_fields(
+    message: str, args: tuple[object, ...], fields: dict[str, str]
+) -> None:
     assert fields_of(record(message, *args)) == fields
 
 
 @given(st.dictionaries(st.from_regex(r"\A[A-Z]{1,8}\Z"), st.text()))
-def test_an_entry_is_read_as_it_was_written(fields: dict[str, str]) -> None:
+def test_entries_survive_a_round_trip(fields: dict[str, str]) -> None:
     assert decode_entry(encode_entry(fields)) == fields
 
 
@@ -136,11 +138,11 @@ def test_priorities() -> None:
     assert [priority(level) for level in levels] == [7, 6, 4, 3, 2]
 
 
-def test_lines_with_their_priority() -> None:
+def test_lines_are_prefixed_with_their_priority() -> None:
     assert PrefixedFormatter().format(record("one\ntwo")) == "<6>whisperd.jobs: one\n<6>two"
 
 
-def test_whether_a_stream_is_the_journal(tmp_path: Path) -> None:
+def test_is_journal_compares_the_stream(tmp_path: Path) -> None:
     with (tmp_path / "file").open("w") as file:
         status = os.fstat(file.fileno())
         assert is_journal(f"{status.st_dev}:{status.st_ino}", file.fileno())
@@ -150,7 +152,7 @@ def test_whether_a_stream_is_the_journal(tmp_path: Path) -> None:
 
 
 def run_in_journal(daemon: RunningDaemon, folder: Path, journal: str) -> Path:
-    """Start a daemon whose standard error is the journal's, as a manager would; returns that file."""
+    """Start a daemon whose standard error belongs to the journal, as a manager would. Return that file."""
     stderr = folder / "stderr"
     with stderr.open("wb") as file:
         status = os.fstat(file.fileno())
@@ -169,7 +171,7 @@ def run_in_journal(daemon: RunningDaemon, folder: Path, journal: str) -> Path:
     return stderr
 
 
-def test_a_job_in_the_journal(
+def test_messages_of_a_job_reach_the_journal(
     make_daemon: Callable[..., RunningDaemon], journal: Journal, tmp_path: Path, toy: Callable[..., str]
 ) -> None:
     daemon = make_daemon()
@@ -185,10 +187,10 @@ def test_a_job_in_the_journal(
         said = journal.next()
     assert said["MESSAGE"].startswith(f"job {job} ")
     assert stderr.read_text() == ""
-    assert f"job {job} " in daemon.log()  # the log file has it as well
+    assert f"job {job} " in daemon.log()  # in the log file as well
 
 
-def test_without_the_journals_socket_lines_have_a_priority(
+def test_without_the_journal_socket_lines_have_a_priority(
     make_daemon: Callable[..., RunningDaemon], tmp_path: Path
 ) -> None:
     daemon = make_daemon()
