@@ -1,4 +1,4 @@
-"""What the tests of the library share: programs that use it, with the toy backend."""
+"""Fixtures shared by the tests of the library: programs that use it, with the toy backend."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from whisperd_testing import LIMIT_S, RunningDaemon, write_tone
 
 @pytest.fixture
 def surroundings(make_daemon: Callable[..., RunningDaemon]) -> RunningDaemon:
-    """The folders and the environment of a user; no daemon runs in them."""
+    """The folders and environment of a user, without a running daemon."""
     return make_daemon(env={"PYTHONUNBUFFERED": "1"})
 
 
@@ -27,7 +27,7 @@ def tone(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def start(surroundings: RunningDaemon) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts a program, given as its code; it is killed after the test."""
+    """Return a function that starts a program from its code. Programs are killed after the test."""
     started: list[subprocess.Popen[str]] = []
 
     def start(code: str, *arguments: object) -> subprocess.Popen[str]:
@@ -50,7 +50,7 @@ def start(surroundings: RunningDaemon) -> Iterator[Callable[..., subprocess.Pope
 
 @pytest.fixture
 def run(start: Callable[..., subprocess.Popen[str]]) -> Callable[..., str]:
-    """Runs a program to its end; returns what it prints. One that fails, or complains, fails the test."""
+    """Return a function that runs a program and returns its output. Output on stderr fails the test."""
 
     def run(code: str, *arguments: object) -> str:
         out, err = start(code, *arguments).communicate(timeout=LIMIT_S)

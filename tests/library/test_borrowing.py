@@ -1,4 +1,4 @@
-"""What the daemon has measured holds for a program as well."""
+"""Programs reuse the calibrations of the daemon."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FOUND = Calibration(
 )
 
 
-async def test_what_was_measured_is_copied(tmp_path: Path) -> None:
+async def test_calibrations_are_copied(tmp_path: Path) -> None:
     async with open_database(tmp_path / "daemon.sqlite3") as daemons:
         await CalibrationTable(daemons).put(FOUND)
         async with open_database(tmp_path / "program.sqlite3") as ours:
@@ -34,7 +34,9 @@ async def test_what_was_measured_is_copied(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no data base" * 1000])
-async def test_where_there_is_none(tmp_path: Path, content: bytes | None) -> None:
+async def test_a_missing_or_invalid_database_yields_no_calibrations(
+    tmp_path: Path, content: bytes | None
+) -> None:
     other = tmp_path / "other.sqlite3"
     if content is not None:
         other.write_bytes(content)

@@ -1,4 +1,4 @@
-"""What the README shows of the library does what it says."""
+"""The library example of the README works."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ pytestmark = pytest.mark.real
 PROGRAMS = re.findall(r"```python\n(.*?)```", (TESTS.parent / "README.md").read_text("utf-8"), re.DOTALL)
 
 
-def test_the_engine_inside_a_program(surroundings: RunningDaemon, tmp_path: Path) -> None:
+def test_the_library_example_of_the_readme(surroundings: RunningDaemon, tmp_path: Path) -> None:
     (program,) = (one for one in PROGRAMS if "whisperd.Whisper(" in one)
-    shutil.copy(AUDIO / "jfk.flac", tmp_path / "interview.mp3")  # what it is, is found out from its content
+    shutil.copy(AUDIO / "jfk.flac", tmp_path / "interview.mp3")  # the type is detected from the content
     del surroundings.env["PYTHONPATH"]
     surroundings.env["HF_HUB_OFFLINE"] = "0"
     done = subprocess.run(

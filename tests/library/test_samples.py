@@ -1,4 +1,4 @@
-"""Samples in memory, as a WAV file."""
+"""Samples in memory are converted to a WAV file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RATES = st.integers(1_000, 768_000)
 
 
 @given(st.lists(st.integers(-32_768, 32_767), min_size=1), RATES)
-def test_integers_are_read_back_as_they_were(values: list[int], rate: int) -> None:
+def test_integers_survive_a_round_trip(values: list[int], rate: int) -> None:
     samples = array("h", values)
     for source in (samples, samples.tobytes()):
         with wave.open(io.BytesIO(b"".join(wav_pieces(source, rate)))) as file:
@@ -39,14 +39,14 @@ def test_floats_keep_their_precision(code: str, values: list[float]) -> None:
     assert struct.unpack_from("<I", data, 4)[0] == len(data) - 8
 
 
-def test_much_comes_in_pieces() -> None:
+def test_large_arrays_are_written_in_pieces() -> None:
     samples = array("f", bytes(4 * 1_000_000))
     pieces = list(wav_pieces(samples, 16_000))
     assert max(map(len, pieces)) <= 1024 * 1024
     assert sum(map(len, pieces)) == 44 + 4_000_000
 
 
-def test_every_second_sample_of_an_array() -> None:
+def test_a_strided_view_is_written() -> None:
     view = memoryview(array("h", range(10)))[::2]
     assert b"".join(wav_pieces(view, 16_000))[44:] == array("h", range(0, 10, 2)).tobytes()
 
@@ -66,7 +66,7 @@ def test_every_second_sample_of_an_array() -> None:
         (memoryview(array("d", [1.0])), True),
     ],
 )
-def test_what_is_taken_for_samples(source: object, are_samples: bool) -> None:
+def test_which_sources_are_samples(source: object, are_samples: bool) -> None:
     assert is_samples(source) is are_samples
 
 
@@ -82,7 +82,7 @@ def test_what_is_taken_for_samples(source: object, are_samples: bool) -> None:
         (array("h", [1]), -16_000, "audio.not_samples"),
     ],
 )
-def test_what_is_refused(source: bytes, rate: int, code: str) -> None:
+def test_invalid_samples_are_refused(source: bytes, rate: int, code: str) -> None:
     with pytest.raises(WhisperdError) as raised:
         list(wav_pieces(source, rate))
     assert raised.value.code == code and raised.value.fix

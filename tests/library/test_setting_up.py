@@ -1,4 +1,4 @@
-"""`whisperd.initialize()` and `whisperd.download_model()`: what is needed is fetched, and checked."""
+"""`whisperd.initialize()` and `whisperd.download_model()` fetch and verify what is needed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Run = Callable[..., str]
 
 @pytest.fixture
 def hub(surroundings: RunningDaemon, tmp_path: Path) -> Iterator[Hub]:
-    """The only source of models, which has one."""
+    """The only model source; it has a single model."""
     surroundings.settings("[models]\npackage_index = false\n")
     with running_hub() as running:
         running.add(REPO, tiny_files())
@@ -40,8 +40,8 @@ def hub(surroundings: RunningDaemon, tmp_path: Path) -> Iterator[Hub]:
         yield running
 
 
-def test_importing_is_light() -> None:
-    """And what there is, is found where it is said to be."""
+def test_importing_whisperd_is_lightweight() -> None:
+    """And all names in `__all__` exist."""
     code = (
         "import sys, whisperd; before = sorted(sys.modules)\n"
         "names = [getattr(whisperd, one).__name__ for one in whisperd.__all__ if one != '__version__']\n"
@@ -52,7 +52,7 @@ def test_importing_is_light() -> None:
     assert {"Whisper", "AsyncWhisper", "initialize", "download_model", "Progress"} <= set(names)
 
 
-def test_the_folder_of_a_program_is_kept_from_who_deletes_what_is_old_in_tmp() -> None:
+def test_the_folder_of_a_program_is_locked_against_cleaners_of_tmp() -> None:
     fcntl = pytest.importorskip("fcntl")
     with _state_folder() as folder:
         others = os.open(folder, os.O_RDONLY)
@@ -62,7 +62,7 @@ def test_the_folder_of_a_program_is_kept_from_who_deletes_what_is_old_in_tmp() -
     assert not folder.exists()
 
 
-def test_a_model_is_downloaded_once_and_told_of(run: Run, hub: Hub) -> None:
+def test_a_model_is_downloaded_once_with_progress(run: Run, hub: Hub) -> None:
     code = """
     import threading
     told = []
@@ -82,7 +82,7 @@ def test_a_model_is_downloaded_once_and_told_of(run: Run, hub: Hub) -> None:
     assert len(hub.requests) == asked
 
 
-def test_a_download_is_cancelled_and_taken_up(
+def test_a_cancelled_download_resumes(
     start: Callable[..., object], run: Run, hub: Hub, tmp_path: Path
 ) -> None:
     hub.stall_after = 1_000_000
@@ -107,7 +107,7 @@ def test_a_download_is_cancelled_and_taken_up(
     assert hub.served["model.bin"] - served["model.bin"] == 2_000_000
 
 
-def test_what_the_callback_raises_gives_it_up(run: Run, hub: Hub) -> None:
+def test_an_exception_in_the_callback_ends_the_download(run: Run, hub: Hub) -> None:
     hub.stall_after = 1_000_000
     code = """
     def tell(progress):
@@ -121,7 +121,7 @@ def test_what_the_callback_raises_gives_it_up(run: Run, hub: Hub) -> None:
     assert run(code, REPO) == f"'{REPO}' []\n"
 
 
-def test_a_cancelled_twin(run: Run, hub: Hub) -> None:
+def test_an_asynchronous_download_is_cancelled(run: Run, hub: Hub) -> None:
     hub.stall_after = 1_000_000
     code = """
     import anyio, threading
@@ -147,7 +147,7 @@ def test_a_cancelled_twin(run: Run, hub: Hub) -> None:
         ("Someone/nothing", {}, "hub.unauthorised"),
     ],
 )
-def test_what_cannot_be_downloaded(
+def test_failed_downloads_raise_errors_with_a_fix(
     run: Run, surroundings: RunningDaemon, hub: Hub, name: str, env: dict[str, str], code: str
 ) -> None:
     surroundings.env |= env
@@ -161,7 +161,7 @@ def test_what_cannot_be_downloaded(
 
 
 @pytest.mark.real
-def test_everything_is_there_already(run: Run) -> None:
+def test_initialize_with_everything_installed(run: Run) -> None:
     code = """
     import anyio
     told = []
@@ -174,7 +174,7 @@ def test_everything_is_there_already(run: Run) -> None:
 
 
 @pytest.mark.real
-def test_the_next_best_is_taken_where_the_best_cannot_be_had(
+def test_initialize_falls_back_to_the_next_best_variant(
     run: Run, surroundings: RunningDaemon, tmp_path: Path
 ) -> None:
     toy = surroundings.env.pop("PYTHONPATH")

@@ -1,4 +1,4 @@
-"""`whisperd.Whisper`: the engine inside a program, which here is a process of its own."""
+"""`whisperd.Whisper`: the engine inside a program, which runs as a separate process here."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ def children_of(program: subprocess.Popen[str]) -> list[psutil.Process]:
 
 def has_worker(program: subprocess.Popen[str]) -> bool:
     for child in children_of(program):
-        with suppress(psutil.Error):  # it has just ended
+        with suppress(psutil.Error):  # it ended just now
             if "whisperd.worker.main" in child.cmdline():
                 return True
     return False
 
 
-def test_whatever_holds_a_recording_is_taken(run: Run, toy: Callable[..., str], tone: Path) -> None:
+def test_all_kinds_of_sources_are_accepted(run: Run, toy: Callable[..., str], tone: Path) -> None:
     code = """
     import array, io, pathlib, wave
     model, tone = sys.argv[1:]
@@ -66,7 +66,7 @@ def test_a_transcript_and_its_segments(run: Run, toy: Callable[..., str], tone: 
     assert run(code, toy(), tone) == f"{TEXT} de 2.0 transcribe ('en', 'de', 'fr')\n"
 
 
-def test_a_small_recording_has_places_of_its_own(run: Run, toy: Callable[..., str], tone: Path) -> None:
+def test_small_recordings_use_a_separate_queue(run: Run, toy: Callable[..., str], tone: Path) -> None:
     code = """
     from whisperd.jobs import executor
     asked, queue_of = [], executor._queue_of
@@ -80,7 +80,7 @@ def test_a_small_recording_has_places_of_its_own(run: Run, toy: Callable[..., st
     assert run(code, toy(), tone) == "[True, True, False]\n"
 
 
-def test_no_daemon_is_there_and_nothing_is_kept(
+def test_no_daemon_is_started_and_no_file_is_left(
     run: Run, surroundings: RunningDaemon, toy: Callable[..., str], tone: Path
 ) -> None:
     code = """
@@ -98,7 +98,7 @@ def test_no_daemon_is_there_and_nothing_is_kept(
     assert not (surroundings.folder / "state").exists()
 
 
-def test_fields_of_the_runtime(run: Run, toy: Callable[..., str], tone: Path) -> None:
+def test_runtime_fields_are_accepted(run: Run, toy: Callable[..., str], tone: Path) -> None:
     model = toy()
     code = """
     with whisperd.Whisper(model=sys.argv[1], device="cpu", workers=3, cpu_threads=2) as whisper:
@@ -108,7 +108,7 @@ def test_fields_of_the_runtime(run: Run, toy: Callable[..., str], tone: Path) ->
     assert [(one["replicas"], one["threads"]) for one in loads(model)] == [(3, 2)]
 
 
-def test_the_settings_of_the_user_hold(
+def test_the_settings_of_the_user_apply(
     run: Run, surroundings: RunningDaemon, toy: Callable[..., str]
 ) -> None:
     model = toy()
@@ -149,7 +149,7 @@ MISTAKES = {
 }
 
 
-def test_what_goes_wrong(run: Run, toy: Callable[..., str], tone: Path) -> None:
+def test_mistakes_raise_errors_with_a_fix(run: Run, toy: Callable[..., str], tone: Path) -> None:
     code = """
     import json
     model, tone, calls = sys.argv[1:]
@@ -164,7 +164,7 @@ def test_what_goes_wrong(run: Run, toy: Callable[..., str], tone: Path) -> None:
     assert out.splitlines() == [f"{code} {call}" for call, code in MISTAKES.items()]
 
 
-def test_an_error_of_the_engine_is_one_of_its_job(run: Run, toy: Callable[..., str], tone: Path) -> None:
+def test_an_engine_error_is_raised_by_its_call(run: Run, toy: Callable[..., str], tone: Path) -> None:
     code = """
     with whisperd.Whisper(model=sys.argv[1]) as whisper:
         for stream in (False, True):
@@ -184,14 +184,14 @@ def test_a_model_that_cannot_be_loaded_leaves_nothing(run: Run, toy: Callable[..
     except whisperd.WhisperdError as error:
         for thread in threading.enumerate():
             if thread.name.startswith(("AnyIO", "asyncio-waitpid")):
-                thread.join(60)  # it has been told to end
+                thread.join(60)  # it is ending
         names = sorted(thread.name for thread in threading.enumerate())
         print(error.code, psutil.Process().children(), names)
     """
     assert run(code, toy(load_error="no")) == "model.load_failed [] ['MainThread', 'whisperd end']\n"
 
 
-def test_closing_while_another_thread_transcribes(
+def test_closing_ends_a_transcription_in_another_thread(
     start: Start, toy: Callable[..., str], tone: Path, held: Path
 ) -> None:
     code = """
@@ -227,7 +227,7 @@ def test_leaving_the_iteration_early_cancels(run: Run, toy: Callable[..., str], 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 class TestSignals:
-    def test_ctrl_c_gives_it_up(self, start: Start, tone: Path, held: Path) -> None:
+    def test_ctrl_c_ends_a_transcription(self, start: Start, tone: Path, held: Path) -> None:
         code = """
         with whisperd.Whisper(model=sys.argv[1]) as whisper:
             try:
@@ -243,7 +243,7 @@ class TestSignals:
         assert (out, err) == ("interrupted\n", "")
         assert psutil.wait_procs(children, LIMIT_S)[1] == []
 
-    def test_ctrl_c_while_it_is_opened(self, start: Start, toy: Callable[..., str]) -> None:
+    def test_ctrl_c_ends_the_opening(self, start: Start, toy: Callable[..., str]) -> None:
         model = Path(toy())
         (model / "hold_load").touch()
         program = start("whisperd.Whisper(model=sys.argv[1])", model)
@@ -255,7 +255,7 @@ class TestSignals:
         assert psutil.wait_procs(children, LIMIT_S)[1] == []
 
     @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-    def test_its_processes_end_with_a_program_that_is_killed(
+    def test_child_processes_end_with_a_killed_program(
         self, start: Start, tone: Path, held: Path, number: signal.Signals
     ) -> None:
         code = """
@@ -272,14 +272,14 @@ class TestSignals:
 
 
 def temporary_of(surroundings: RunningDaemon) -> Path:
-    """A folder of their own for what is temporary."""
+    """Create and set a separate folder for temporary files."""
     temporary = surroundings.folder / "temporary"
     temporary.mkdir()
     surroundings.env["TMPDIR"] = surroundings.env["TEMP"] = str(temporary)
     return temporary
 
 
-def test_what_a_killed_program_has_left_is_cleared_away_by_the_next(
+def test_the_next_program_deletes_the_folders_of_killed_ones(
     start: Start, run: Run, surroundings: RunningDaemon, toy: Callable[..., str]
 ) -> None:
     temporary = temporary_of(surroundings)
@@ -296,7 +296,7 @@ def test_what_a_killed_program_has_left_is_cleared_away_by_the_next(
     killed.kill()
     killed.communicate()
     run("whisperd.Whisper(model=sys.argv[1]).close()", toy())
-    assert set(temporary.iterdir()) == before  # it may have been made by one that is about to lock it
+    assert set(temporary.iterdir()) == before  # a new folder may belong to a program that is about to lock it
     for folder in before:
         os.utime(folder / "lock", (0, 0))
     run("whisperd.Whisper(model=sys.argv[1]).close()", toy())
@@ -305,7 +305,7 @@ def test_what_a_killed_program_has_left_is_cleared_away_by_the_next(
     assert left in before and running.returncode == 0 and not left.exists()
 
 
-def test_a_program_that_forgets_to_close_ends_all_the_same(
+def test_a_program_that_forgets_to_close_still_ends(
     start: Start, surroundings: RunningDaemon, toy: Callable[..., str], tone: Path
 ) -> None:
     temporary = temporary_of(surroundings)
@@ -322,7 +322,7 @@ def test_a_program_that_forgets_to_close_ends_all_the_same(
     assert psutil.wait_procs(children, LIMIT_S)[1] == []
 
 
-def test_where_an_event_loop_runs_already(run: Run, toy: Callable[..., str], tone: Path) -> None:
+def test_whisper_works_inside_a_running_event_loop(run: Run, toy: Callable[..., str], tone: Path) -> None:
     code = """
     import anyio
     async def main():
@@ -333,7 +333,7 @@ def test_where_an_event_loop_runs_already(run: Run, toy: Callable[..., str], ton
     assert run(code, toy(), tone) == f"{TEXT}\n"
 
 
-def test_the_asynchronous_twin(run: Run, toy: Callable[..., str], tone: Path) -> None:
+def test_async_whisper(run: Run, toy: Callable[..., str], tone: Path) -> None:
     code = """
     import anyio, contextlib
     async def main():

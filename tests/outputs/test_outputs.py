@@ -1,4 +1,4 @@
-"""Writers: what comes out is what programs rely on."""
+"""Output formats: their content is what programs rely on."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_text_has_a_line_for_each_segment() -> None:
     assert render(transcript(" One.", " Two."), "text") == "One.\nTwo.\n"
 
 
-def test_a_line_of_text_is_one_line_and_steers_no_terminal() -> None:
+def test_text_lines_contain_no_control_characters() -> None:
     assert render(transcript(" One\ntwo\x1b[31m.\u2028", " \x07"), "text") == "One two[31m.\n"
 
 
@@ -42,7 +42,7 @@ def test_text_of_silence_is_empty() -> None:
     assert render(transcript(" ", ""), "text") == ""
 
 
-def test_json_is_the_text_alone() -> None:
+def test_json_contains_only_the_text() -> None:
     assert json.loads(render(transcript(" One.", " Two."), "json")) == {"text": "One. Two."}
 
 
@@ -66,7 +66,7 @@ def test_verbose_json_has_the_shape_of_the_openai_api() -> None:
     ]
 
 
-def test_an_unknown_format_is_refused_with_those_that_there_are() -> None:
+def test_an_unknown_format_is_refused_with_the_known_ones() -> None:
     with pytest.raises(WhisperdError) as caught:
         render(transcript(), "docx")
     assert caught.value.code == "format.unknown"
@@ -74,7 +74,7 @@ def test_an_unknown_format_is_refused_with_those_that_there_are() -> None:
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8"))), st.sampled_from(sorted(FORMATS)))
-def test_whatever_was_said_comes_out_as_valid_output(texts: list[str], format_name: str) -> None:
+def test_any_text_yields_valid_output(texts: list[str], format_name: str) -> None:
     content = render(transcript(*texts), format_name)
     assert content.encode().decode() == content
     assert content == "" or content.endswith("\n")

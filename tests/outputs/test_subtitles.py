@@ -1,4 +1,4 @@
-"""Subtitles, read back by parsers that somebody else wrote."""
+"""Subtitles, read back by third-party parsers."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ texts = st.lists(
 
 @st.composite
 def speech(draw: st.DrawFn) -> list[Spoken]:
-    """Segments in order, not overlapping, some of no length at all."""
+    """Draw segments in order, without overlap, some of zero length."""
     at, found = 0.0, []
     for text in draw(texts):
         at += draw(st.floats(0, 5))
@@ -94,7 +94,7 @@ def speech(draw: st.DrawFn) -> list[Spoken]:
     return found
 
 
-def test_a_long_sentence_is_cut_after_a_clause_into_lines_of_42_columns() -> None:
+def test_a_long_sentence_is_split_after_a_clause_into_lines_of_42_columns() -> None:
     found = cues(transcript((20.0, 31.0, LONG)).segments, 40.0)
     assert [cue.texts for cue in found] == [
         ("He hoped there would be stew for dinner,", "turnips and carrots and bruised potatoes"),
@@ -102,7 +102,7 @@ def test_a_long_sentence_is_cut_after_a_clause_into_lines_of_42_columns() -> Non
     ]
 
 
-def test_chinese_counts_double_and_breaks_between_letters_but_not_before_punctuation() -> None:
+def test_chinese_is_double_width_and_breaks_anywhere_but_before_punctuation() -> None:
     text = (
         "\u4eca\u5929\u5929\u6c14\u5f88\u597d\uff0c\u6211\u4eec\u53bb\u516c\u56ed\u6563\u6b65\u5427\u3002" * 4
     )
@@ -115,19 +115,19 @@ def test_chinese_counts_double_and_breaks_between_letters_but_not_before_punctua
     assert width("e\u0301") == 1
 
 
-def test_korean_breaks_at_spaces_alone() -> None:
+def test_korean_breaks_only_at_spaces() -> None:
     assert list(pieces("\uc548\ub155\ud558\uc138\uc694 \uc138\uacc4")) == [
         "\uc548\ub155\ud558\uc138\uc694",
         " \uc138\uacc4",
     ]
 
 
-def test_japanese_breaks_neither_before_a_small_letter_nor_within_a_foreign_word() -> None:
+def test_japanese_breaks_neither_before_small_kana_nor_within_katakana() -> None:
     parts = list(pieces("\u30b3\u30f3\u30d4\u30e5\u30fc\u30bf\u30fc\u306f\u304d\u3087\u3046"))
     assert parts == ["\u30b3\u30f3\u30d4\u30e5\u30fc\u30bf\u30fc", "\u306f", "\u304d\u3087", "\u3046"]
 
 
-def test_french_marks_stay_with_their_words_although_there_are_spaces() -> None:
+def test_french_punctuation_after_spaces_stays_with_its_word() -> None:
     assert list(pieces("dit : \u00ab Bonjour ! \u00bb puis 5 % \u00bbja\u00ab !important")) == [
         "dit :",
         " \u00ab Bonjour ! \u00bb",
@@ -138,7 +138,7 @@ def test_french_marks_stay_with_their_words_although_there_are_spaces() -> None:
     ]
 
 
-def test_a_script_without_spaces_is_divided_where_it_is_wider_than_a_line() -> None:
+def test_a_script_without_spaces_is_split_into_lines() -> None:
     text = (
         "\u0e20\u0e32\u0e29\u0e32\u0e44\u0e17\u0e22\u0e17\u0e35\u0e48\u0e2a\u0e27\u0e22\u0e07\u0e32\u0e21"
         * 12
@@ -161,7 +161,7 @@ def test_a_sentence_ends_with_the_full_stop_of_its_script(end: str) -> None:
     assert len(paragraphs) == 2
 
 
-def test_a_text_without_full_stops_has_paragraphs() -> None:
+def test_a_text_without_full_stops_still_has_paragraphs() -> None:
     content = render(transcript(*spoken([" one two three four five six seven" * 5] * 30)), "md")
     assert max(map(len, content.split("\n\n"))) < 1500
 
@@ -175,7 +175,7 @@ def test_a_cue_ends_before_a_long_pause() -> None:
     assert [cue.texts for cue in cues([segment], 10.0)] == [("Well",), ("then",)]
 
 
-def test_a_short_cue_stays_until_it_can_be_read_but_not_into_the_next() -> None:
+def test_a_short_cue_is_extended_up_to_the_next_cue() -> None:
     first, second = cues(transcript((0.0, 0.2, " Yes."), (0.5, 0.6, " No.")).segments, 10.0)
     assert first.end == 0.5
     assert second.end == pytest.approx(0.5 + 5 / 6)
@@ -184,7 +184,7 @@ def test_a_short_cue_stays_until_it_can_be_read_but_not_into_the_next() -> None:
 
 
 @given(speech(), st.booleans())
-def test_cues_keep_the_words_the_order_and_the_measures(said: list[Spoken], words: bool) -> None:
+def test_cues_preserve_words_and_order_and_respect_limits(said: list[Spoken], words: bool) -> None:
     whole = transcript(*said, words=words)
     found = cues(whole.segments, whole.duration)
     shown = "".join("".join(cue.texts) for cue in found)
@@ -194,7 +194,7 @@ def test_cues_keep_the_words_the_order_and_the_measures(said: list[Spoken], word
     for cue in found:
         assert len(cue.lines) <= LINES
         for line, text in zip(cue.lines, cue.texts, strict=True):
-            # Only what cannot be divided may be wider.
+            # Only indivisible pieces may be wider.
             assert (
                 width(text) <= LINE_COLUMNS
                 or len(line) == 1
@@ -203,7 +203,7 @@ def test_cues_keep_the_words_the_order_and_the_measures(said: list[Spoken], word
 
 
 @given(speech())
-def test_a_cue_with_time_to_spare_is_shown_long_enough_to_read(said: list[Spoken]) -> None:
+def test_a_cue_before_a_pause_is_shown_long_enough_to_read(said: list[Spoken]) -> None:
     whole = transcript(*((start * 3, start * 3 + (end - start), text) for start, end, text in said))
     found = cues(whole.segments, whole.duration + 60)
     for cue, following in itertools.zip_longest(found, found[1:]):
@@ -222,7 +222,7 @@ def test_srt_is_read_back_by_another_parser(said: list[Spoken], words: bool) -> 
     for entry, cue in zip(read, expected, strict=True):
         assert entry.content.replace("\N{LONG RIGHTWARDS ARROW}", "-->").split("\n") == list(cue.texts)
         assert entry.start.total_seconds() == pytest.approx(cue.start, abs=0.001)
-        assert entry.end > entry.start, "no player shows it"
+        assert entry.end > entry.start, "players do not show empty cues"
         assert entry.end.total_seconds() == pytest.approx(cue.end, abs=0.0021)
 
 
@@ -236,10 +236,10 @@ def test_vtt_is_read_back_by_another_parser(said: list[Spoken], words: bool) -> 
         shown = re.sub(r"<[^>]*>", "", caption.raw_text)
         plain = shown.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
         assert plain.split("\n") == list(cue.texts)
-        assert caption.start < caption.end, "no player shows it"
+        assert caption.start < caption.end, "players do not show empty cues"
 
 
-def test_two_channels_may_be_read_at_once() -> None:
+def test_cues_of_two_channels_may_overlap() -> None:
     question = Segment(id=0, seek=0, start=0.1, end=2.8, text=LONG, channel=0)
     answer = Segment(id=1, seek=0, start=0.2, end=2.9, text=" Yes.", channel=1)
     found = cues([question, answer], 5.0)
@@ -261,7 +261,7 @@ def test_two_channels_may_be_read_at_once() -> None:
     assert "**0:00 Speaker 2** Yes." in render(whole, "md")
 
 
-def test_vtt_words_carry_no_time_that_is_that_of_the_cue() -> None:
+def test_vtt_words_have_no_timestamp_equal_to_the_start_of_the_cue() -> None:
     words = (
         Word(text=" a", start=0.9996, end=2.0, probability=1.0),
         Word(text=" b", start=1.0004, end=2.9, probability=1.0),
@@ -271,7 +271,7 @@ def test_vtt_words_carry_no_time_that_is_that_of_the_cue() -> None:
     assert "00:00:01.000 --> 00:00:02.900\n<c>a</c> <c>b</c>\n" in render(whole, "vtt")
 
 
-def test_vtt_words_of_the_same_moment_have_one_time_on_two_lines_too() -> None:
+def test_vtt_words_with_equal_times_share_a_timestamp_across_lines() -> None:
     long, other = "a" * 30, "c" * 35
     words = (
         Word(text=f" {long}", start=1.0, end=2.0, probability=1.0),
@@ -283,7 +283,7 @@ def test_vtt_words_of_the_same_moment_have_one_time_on_two_lines_too() -> None:
     assert f"<c>{long}</c> <00:00:02.000><c>b</c>\n<c>{other}</c>\n" in render(whole, "vtt")
 
 
-def test_who_speaks_is_said_with_the_first_words_and_not_with_silence() -> None:
+def test_the_speaker_is_named_with_the_first_words_not_with_silence() -> None:
     silence = Segment(id=0, seek=0, start=0.0, end=1.0, text=" ", channel=0)
     words = Segment(id=1, seek=0, start=3.0, end=4.0, text=" Yes.", channel=0)
     whole = msgspec.structs.replace(transcript(duration=5.0), segments=(silence, words))
@@ -291,7 +291,7 @@ def test_who_speaks_is_said_with_the_first_words_and_not_with_silence() -> None:
     assert render(whole, "lrc") == "[00:00.00] \n[00:03.00] Speaker 1: Yes.\n"
 
 
-def test_vtt_words_carry_their_times_which_grow_within_the_cue() -> None:
+def test_vtt_words_have_increasing_timestamps() -> None:
     content = render(transcript((1.0, 4.0, " one two three"), words=True), "vtt")
     assert "00:00:01.000 --> 00:00:04.000" in content
     assert "<c>one</c> <00:00:02.000><c>two</c> <00:00:03.000><c>three</c>" in content
@@ -307,7 +307,7 @@ def test_tsv_has_three_columns_in_each_row(said: list[Spoken]) -> None:
 
 
 @given(speech(), st.booleans())
-def test_lrc_has_one_time_in_front_of_each_line(said: list[Spoken], words: bool) -> None:
+def test_lrc_lines_start_with_one_timestamp(said: list[Spoken], words: bool) -> None:
     lines = render(transcript(*said, words=words), "lrc").splitlines()
     for line in lines:
         times = re.match(r"(\[\d+:\d\d\.\d\d\])+", line)
@@ -319,7 +319,7 @@ def test_lrc_counts_minutes_beyond_the_hour() -> None:
     assert render(transcript((3723.4, 3725.0, " late")), "lrc") == "[62:03.40] late\n"
 
 
-def test_markdown_has_paragraphs_and_nothing_of_the_text_is_taken_for_markup() -> None:
+def test_markdown_has_paragraphs_and_escapes_the_text() -> None:
     content = render(
         transcript((0.0, 2.0, " # One *two*."), (2.1, 3.0, " <b>[three](x)"), (5.0, 6.0, " 1. four.")), "md"
     )
@@ -329,8 +329,8 @@ def test_markdown_has_paragraphs_and_nothing_of_the_text_is_taken_for_markup() -
 
 
 @given(texts, st.booleans())
-def test_verbose_json_is_what_the_openai_client_reads(said: list[str], words: bool) -> None:
-    from openai.types.audio import TranscriptionVerbose  # most of a second, which only this test needs
+def test_the_openai_client_reads_verbose_json(said: list[str], words: bool) -> None:
+    from openai.types.audio import TranscriptionVerbose  # takes most of a second; only this test needs it
 
     whole = transcript(*spoken(said), words=words)
     shape = verbose(whole)
@@ -344,7 +344,7 @@ def test_verbose_json_is_what_the_openai_client_reads(said: list[str], words: bo
 @given(said=texts, words=st.booleans())
 @example(said=HOSTILE, words=False)
 @example(said=HOSTILE, words=True)
-def test_every_format_survives_whatever_was_said(said: list[str], name: str, words: bool) -> None:
+def test_every_format_accepts_any_text(said: list[str], name: str, words: bool) -> None:
     content = render(transcript(*spoken(said), words=words), name)
     assert not re.search("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]", content) or "json" in name
     assert content == "" or content.endswith("\n")

@@ -1,4 +1,4 @@
-"""The recordings that come with the program, and how a text is held against what is said in them."""
+"""The shipped recordings, and how texts are compared with their references."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from whisperd.speech import read_au, samples, word_errors, words
 
 
-def test_there_is_half_a_minute_of_speech_that_stays_small() -> None:
+def test_the_recordings_are_half_a_minute_and_below_a_mebibyte() -> None:
     assert 25 < sum(sample.duration_s for sample in samples()) < 40
     assert sum(len(sample.pcm) for sample in samples()) < 1_048_576
     assert [sample.duration_s for sample in samples()] == sorted(sample.duration_s for sample in samples())
@@ -30,13 +30,13 @@ def au(samples: bytes, *, encoding: int = 1, rate: int = 16_000) -> bytes:
     return struct.pack(">4s5I", b".snd", 24, len(samples), encoding, rate, 1) + samples
 
 
-def test_mu_law_is_heard_as_the_recommendation_says() -> None:
+def test_mu_law_is_decoded_as_g_711_specifies() -> None:
     levels = struct.unpack("<8h", read_au(au(bytes([0x00, 0x80, 0x0F, 0x8F, 0x7F, 0xFF, 0x70, 0xF0]))))
     assert levels == (-32124, 32124, -16764, 16764, 0, 0, -120, 120)
 
 
 @pytest.mark.parametrize("data", [au(b"", encoding=3), au(b"", rate=8000), b"RIFF" + bytes(40)])
-def test_another_sound_is_refused(data: bytes) -> None:
+def test_other_formats_are_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="16 kHz mono"):
         read_au(data)
 
@@ -51,7 +51,7 @@ def test_another_sound_is_refused(data: bytes) -> None:
         ("", 8),
     ],
 )
-def test_only_words_count(text: str, errors: int) -> None:
+def test_case_and_punctuation_do_not_count(text: str, errors: int) -> None:
     assert word_errors("He was not an ill-disposed young man.", text) == errors
 
 
@@ -59,6 +59,6 @@ WORDS = st.lists(st.sampled_from(["a", "b", "c", "d"]), min_size=1, max_size=8).
 
 
 @given(WORDS, WORDS)
-def test_errors_are_counted_as_everybody_does(reference: str, text: str) -> None:
+def test_errors_are_counted_like_jiwer_does(reference: str, text: str) -> None:
     output = jiwer.process_words(reference, text)
     assert word_errors(reference, text) == output.substitutions + output.deletions + output.insertions
