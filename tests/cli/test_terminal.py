@@ -153,13 +153,13 @@ def test_ctrl_c_erases_the_progress(shared: RunningDaemon, held: Path, tone: str
     assert terminal.screen == [""]
 
 
-def test_standard_input_that_is_a_terminal(shared: RunningDaemon) -> None:
+def test_a_terminal_as_standard_input_is_refused(shared: RunningDaemon) -> None:
     terminal = Terminal(shared, 80, "transcribe", "-", with_stdin=True)
     assert terminal.finish() == 2
     assert "Standard input is a terminal." in terminal.written
 
 
-def test_reading_standard_input_is_shown_and_goes(shared: RunningDaemon, tone: str) -> None:
+def test_reading_standard_input_is_shown_and_erased(shared: RunningDaemon, tone: str) -> None:
     with Path(tone).open("rb") as recording:
         terminal = Terminal(shared, 80, "transcribe", "--no-vad", "missing.wav", "-", stdin=recording)
         assert terminal.finish() == 1
@@ -182,7 +182,7 @@ def test_waiting_for_a_job_shows_its_progress(
 
 
 @pytest.mark.parametrize(("answer", "status", "said"), [("", 1, "Nothing was erased."), ("y", 0, "erased")])
-def test_before_all_texts_are_erased_a_person_is_asked(
+def test_erasing_all_transcripts_asks_for_confirmation(
     shared: RunningDaemon, answer: str, status: int, said: str
 ) -> None:
     terminal = Terminal(shared, 80, "jobs", "clear", "--purge", "--older-than", "900d", with_stdin=True)

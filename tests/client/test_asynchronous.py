@@ -47,7 +47,7 @@ async def cancelled_at(
     monkeypatch: pytest.MonkeyPatch,
     how: str,
 ) -> None:
-    """Do work that is cancelled once it has asked for something: with a scope, or as asyncio does it."""
+    """Run work and cancel it once it has sent a request of this method: by a scope, or as asyncio does."""
     write, scope, asked = client._peer._write, anyio.CancelScope(), anyio.Event()
 
     async def write_and_tell(data: bytes) -> None:
@@ -69,7 +69,7 @@ async def cancelled_at(
 
 
 @pytest.mark.parametrize("kind", ["text", "path", "bytes", "file"])
-async def test_whatever_holds_a_recording_is_taken(shared: RunningDaemon, tone: Path, kind: str) -> None:
+async def test_every_kind_of_source_is_accepted(shared: RunningDaemon, tone: Path, kind: str) -> None:
     content = tone.read_bytes()
     source = {"text": str(tone), "path": tone, "bytes": content, "file": io.BytesIO(content)}[kind]
     async with aconnect(shared.socket, start=False) as client:
@@ -77,7 +77,7 @@ async def test_whatever_holds_a_recording_is_taken(shared: RunningDaemon, tone: 
     assert (transcript.text, transcript.duration) == (TEXT, 2.0)
 
 
-async def test_segments_as_they_come(shared: RunningDaemon, long_tone: Path) -> None:
+async def test_segments_are_streamed(shared: RunningDaemon, long_tone: Path) -> None:
     async with aconnect(shared.socket, start=False) as client:
         segments = [segment async for segment in client.transcribe(long_tone, stream=True, vad=False)]
         whole = await client.transcribe(long_tone, vad=False)
@@ -85,7 +85,7 @@ async def test_segments_as_they_come(shared: RunningDaemon, long_tone: Path) -> 
     assert len(segments) > 3
 
 
-async def test_several_transcriptions_at_once(shared: RunningDaemon, tone: Path, long_tone: Path) -> None:
+async def test_concurrent_transcriptions(shared: RunningDaemon, tone: Path, long_tone: Path) -> None:
     transcripts: list[str] = []
     streams: list[list[Segment]] = []
 
@@ -106,19 +106,19 @@ async def test_several_transcriptions_at_once(shared: RunningDaemon, tone: Path,
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_error_is_raised_as_it_is(shared: RunningDaemon, tmp_path: Path, stream: bool) -> None:
+async def test_an_error_of_the_daemon_is_raised(shared: RunningDaemon, tmp_path: Path, stream: bool) -> None:
     (tmp_path / "text.wav").write_text("no audio at all")
     async with aconnect(shared.socket, start=False) as client:
         with pytest.raises(whisperd.WhisperdError) as caught:
             if stream:
                 async for _ in client.transcribe(tmp_path / "text.wav", stream=True):
-                    raise AssertionError("there is nothing to hear")
+                    raise AssertionError("there must be no segment")
             else:
                 await client.transcribe(tmp_path / "text.wav")
     assert caught.value.code == "audio.unsupported"
 
 
-async def test_an_error_of_the_program_itself_comes_out_as_it_is(shared: RunningDaemon) -> None:
+async def test_an_error_of_the_program_itself_is_raised_unchanged(shared: RunningDaemon) -> None:
     with pytest.raises(ZeroDivisionError):
         async with aconnect(shared.socket, start=False):
             raise ZeroDivisionError
@@ -147,7 +147,7 @@ async def test_cancelling_the_task_cancels_the_job(
 
 @pytest.mark.parametrize("how", ["scope", "task"])
 @pytest.mark.parametrize("live", [False, True])
-async def test_a_task_that_is_cancelled_while_it_begins_a_job_leaves_none_behind(
+async def test_cancelling_during_a_submission_leaves_no_job(
     shared: RunningDaemon, held: Path, tone: Path, monkeypatch: pytest.MonkeyPatch, live: bool, how: str
 ) -> None:
     async def work(client: AsyncClient) -> None:
@@ -163,7 +163,7 @@ async def test_a_task_that_is_cancelled_while_it_begins_a_job_leaves_none_behind
 
 
 @pytest.mark.parametrize("how", ["scope", "task"])
-async def test_a_task_that_is_cancelled_while_it_begins_an_upload_leaves_none_behind(
+async def test_cancelling_during_the_creation_of_an_upload_leaves_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     daemon = ScriptedDaemon(tmp_path / "socket", uploads_create={"id": "begun"}, uploads_delete={})
@@ -173,7 +173,7 @@ async def test_a_task_that_is_cancelled_while_it_begins_an_upload_leaves_none_be
     assert daemon.requests == [("uploads.create", {}), ("uploads.delete", {"id": "begun"})]
 
 
-async def test_recordings_that_are_refused_leave_no_uploads_behind(shared: RunningDaemon) -> None:
+async def test_refused_recordings_leave_no_uploads(shared: RunningDaemon) -> None:
     async with aconnect(shared.socket, start=False) as client:
         for _ in range(LimitSettings().max_uploads + 1):
             with pytest.raises(whisperd.WhisperdError) as caught:
@@ -182,7 +182,7 @@ async def test_recordings_that_are_refused_leave_no_uploads_behind(shared: Runni
 
 
 class Silent:
-    """A file from which nothing comes, as long as anybody may have the patience."""
+    """A file whose `read` blocks until `is_over` is set."""
 
     def __init__(self) -> None:
         self.is_read, self.is_over = threading.Event(), threading.Event()
@@ -194,7 +194,7 @@ class Silent:
         return b""
 
 
-async def test_who_is_cancelled_does_not_wait_for_a_file(shared: RunningDaemon) -> None:
+async def test_a_cancelled_task_does_not_wait_for_its_file(shared: RunningDaemon) -> None:
     file = Silent()
     async with aconnect(shared.socket, start=False) as client, anyio.create_task_group() as tasks:
         tasks.start_soon(client.transcribe, file)
@@ -217,7 +217,7 @@ async def test_leaving_the_iteration_early_cancels_the_job(
         assert job["status"] == "cancelled"
 
 
-async def test_leaving_it_early_without_closing_it(
+async def test_leaving_the_iteration_without_closing_it_cancels_the_job(
     shared: RunningDaemon, toy: Callable[..., str], ten_minutes: Path
 ) -> None:
     model = Path(toy("slow", window_s=0.3))
@@ -227,7 +227,7 @@ async def test_leaving_it_early_without_closing_it(
         await until_status(client, model, "cancelled")
 
 
-async def test_hanging_up_cancels_what_was_not_detached(
+async def test_disconnecting_cancels_attached_jobs_only(
     shared: RunningDaemon, held: Path, tone: Path
 ) -> None:
     async with aconnect(shared.socket, start=False) as client:
@@ -241,8 +241,8 @@ async def test_hanging_up_cancels_what_was_not_detached(
         assert (await client.jobs.wait(detached))["text"] == TEXT
 
 
-async def test_following_leaves_no_subscription_behind(shared: RunningDaemon, tone: Path) -> None:
-    """A connection may have 64."""
+async def test_following_leaves_no_subscription(shared: RunningDaemon, tone: Path) -> None:
+    """A connection may have 64 subscriptions."""
     async with aconnect(shared.socket, start=False) as client:
         job = await client.submit(tone, vad=False)
         for _ in range(70):
@@ -251,7 +251,7 @@ async def test_following_leaves_no_subscription_behind(shared: RunningDaemon, to
         assert not client._listeners
 
 
-async def test_a_closed_client_says_so(shared: RunningDaemon) -> None:
+async def test_a_closed_client_raises_an_error(shared: RunningDaemon) -> None:
     async with aconnect(shared.socket, start=False) as client:
         pass
     for ask in (client.daemon.status(), anext(client.follow("job"))):
@@ -262,7 +262,7 @@ async def test_a_closed_client_says_so(shared: RunningDaemon) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_daemon_that_dies(
+async def test_a_killed_daemon_raises_an_error(
     make_daemon: Callable[..., RunningDaemon], held: Path, tone: Path, stream: bool
 ) -> None:
     daemon = make_daemon().start()
@@ -284,14 +284,14 @@ async def test_a_daemon_that_dies(
     daemon.wait()
 
 
-async def test_no_daemon(make_daemon: Callable[..., RunningDaemon]) -> None:
+async def test_connecting_without_a_daemon_raises_an_error(make_daemon: Callable[..., RunningDaemon]) -> None:
     with pytest.raises(whisperd.WhisperdError) as caught:
         async with aconnect(make_daemon().socket, start=False):
-            raise AssertionError("there is no daemon")
+            raise AssertionError("no daemon must answer")
     assert caught.value.code == "daemon.unreachable"
 
 
-def test_what_asyncio_cancels_at_its_end_is_cancelled() -> None:
+def test_requests_are_cancelled_when_asyncio_ends() -> None:
     problems: list[object] = []
 
     async def main() -> None:

@@ -1,4 +1,4 @@
-"""Speaking to the daemon from Python: from threads, from tasks, and leaving in the midst of it."""
+"""Dictating to the daemon from Python: with threads, with tasks, and leaving early."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ SPEECH = samples()[0].pcm
 END = "transcription.completed"
 
 
-def test_one_thread_speaks_and_another_one_listens(daemon: RunningDaemon, toy: Callable[..., str]) -> None:
+def test_one_thread_pushes_audio_while_another_receives_events(
+    daemon: RunningDaemon, toy: Callable[..., str]
+) -> None:
     heard: list[str] = []
     with daemon.connect() as client, client.dictate(model=toy()) as dictation:
 
@@ -32,14 +34,16 @@ def test_one_thread_speaks_and_another_one_listens(daemon: RunningDaemon, toy: C
         thread.start()
         dictation.push(SPEECH)
         dictation.push(memoryview(SPEECH))
-        assert client.jobs.show(dictation.id)["input"] == {"stream": True}, "the client is free meanwhile"
+        assert client.jobs.show(dictation.id)["input"] == {"stream": True}, (
+            "the client must stay usable meanwhile"
+        )
         dictation.finish()
         thread.join()
         assert dictation.result().duration == pytest.approx(len(SPEECH) / 16_000)
     assert heard[-1] == END and "transcription.segment" in heard
 
 
-def test_leaving_early_cancels_the_job_and_wakes_every_thread(daemon: RunningDaemon, held: Path) -> None:
+def test_leaving_early_cancels_the_job_and_unblocks_every_thread(daemon: RunningDaemon, held: Path) -> None:
     (held / "hold_load").touch()
     pushed, errors, heard = [], [], []
     with daemon.connect() as client:
@@ -67,7 +71,7 @@ def test_leaving_early_cancels_the_job_and_wakes_every_thread(daemon: RunningDae
     assert heard in (["job.queued"], ["job.queued", "transcription.cancelled"])
 
 
-def test_an_error_reaches_both_sides(daemon: RunningDaemon, toy: Callable[..., str]) -> None:
+def test_an_error_reaches_events_and_requests(daemon: RunningDaemon, toy: Callable[..., str]) -> None:
     with daemon.connect() as client, client.dictate(model=toy(load_error="It is broken.")) as dictation:
         *_, last = dictation
         assert last["type"] == "transcription.failed"
@@ -77,16 +81,16 @@ def test_an_error_reaches_both_sides(daemon: RunningDaemon, toy: Callable[..., s
             assert caught.value.code == "model.load_failed"
 
 
-def test_options_that_are_wrong_are_refused_at_once(daemon: RunningDaemon) -> None:
+def test_invalid_options_are_refused_at_once(daemon: RunningDaemon) -> None:
     with daemon.connect() as client:
         with pytest.raises(WhisperdError) as caught, client.dictate(language="xx"):
             pass
         assert caught.value.code == "language.unknown"
-        until(lambda: client.daemon.status()["clients"] == 1, "its connections to be closed")
+        until(lambda: client.daemon.status()["clients"] == 1, "its connections to close")
 
 
 @pytest.mark.anyio
-async def test_one_task_speaks_and_another_one_listens(
+async def test_one_task_pushes_audio_while_another_receives_events(
     daemon: RunningDaemon, toy: Callable[..., str]
 ) -> None:
     heard: list[str] = []
@@ -108,9 +112,7 @@ async def test_one_task_speaks_and_another_one_listens(
 
 
 @pytest.mark.anyio
-async def test_a_task_that_leaves_early_cancels_the_job(
-    daemon: RunningDaemon, toy: Callable[..., str]
-) -> None:
+async def test_leaving_a_task_early_cancels_the_job(daemon: RunningDaemon, toy: Callable[..., str]) -> None:
     async with whisperd.aconnect(daemon.socket, start=False) as client:
         with anyio.CancelScope() as scope:
             async with client.dictate(model=toy()) as dictation:

@@ -1,4 +1,4 @@
-"""Segments reach a reader once and in order, whatever events were missed."""
+"""Segments reach a reader once and in order, whichever events were missed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from whisperd.client.values import InOrder, Segment, Transcript
 
 
 @given(st.integers(0, 30), st.data())
-def test_every_segment_once_and_in_order(count: int, data: st.DataObject) -> None:
+def test_every_segment_arrives_once_and_in_order(count: int, data: st.DataObject) -> None:
     segments = tuple(Segment(index, index, index + 1.0, f"text {index}") for index in range(count))
     transcript = Transcript("", "en", count, segments, {})
-    # Events may be missed, and told again to one who subscribes late; they never come out of order.
+    # Events may be missed, or repeated for a late subscriber; they never arrive out of order.
     told = data.draw(st.lists(st.integers(0, max(count - 1, 0)), max_size=40).map(sorted)) if count else []
     in_order = InOrder()
     shown = [segments[index] for index in told if in_order.is_next(index)]

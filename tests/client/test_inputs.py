@@ -1,4 +1,4 @@
-"""What can be transcribed, and how it is named on the wire."""
+"""The kinds of input, and how each is encoded in a request."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ from whisperd.rpc.errors import WhisperdError
 posix = pytest.mark.skipif(os.name != "posix", reason="names and pipes as on POSIX")
 
 
-def test_a_path_travels_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_path_is_sent_as_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert input_params("a/../b.wav") == {"path": str(tmp_path / "b.wav")}
     assert input_params(Path("b.wav")) == {"path": str(tmp_path / "b.wav")}
 
 
 @posix
-def test_a_path_that_is_not_utf8_travels_as_bytes() -> None:
+def test_a_path_that_is_not_utf8_is_sent_as_bytes() -> None:
     assert input_params("/caf\udce9.wav") == {"path_bytes": b"/caf\xe9.wav"}
 
 
-def test_a_path_without_a_name() -> None:
+def test_an_empty_path_is_refused() -> None:
     with pytest.raises(WhisperdError) as caught:
         input_params("")
     assert caught.value.code == "audio.not_found"
 
 
 @posix
-def test_the_daemon_opens_files_and_we_open_pipes(tmp_path: Path) -> None:
+def test_the_daemon_opens_files_and_the_client_opens_pipes(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "file").touch()
     assert is_path(tmp_path / "file")
@@ -53,30 +53,30 @@ def test_the_daemon_opens_files_and_we_open_pipes(tmp_path: Path) -> None:
 
 
 @given(st.binary(max_size=3 * UPLOAD_PIECE_BYTES))
-def test_the_pieces_are_the_whole(content: bytes) -> None:
+def test_the_chunks_add_up_to_the_content(content: bytes) -> None:
     for source in (content, bytearray(content), memoryview(content), io.BytesIO(content)):
         parts = list(pieces(source))
         assert b"".join(parts) == content
         assert all(0 < len(part) <= UPLOAD_PIECE_BYTES for part in parts)
 
 
-def test_a_file_in_text_mode_is_a_mistake() -> None:
+def test_a_file_in_text_mode_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="binary mode"):
         list(pieces(io.StringIO("RIFF")))  # type: ignore[arg-type]
 
 
-def test_what_is_no_input_at_all_is_a_mistake() -> None:
+def test_an_invalid_input_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="not int"):
         list(pieces(12))  # type: ignore[arg-type]
 
 
-def test_options_travel_without_what_is_at_its_default() -> None:
+def test_options_at_their_default_are_not_sent() -> None:
     assert option_params({"model": None, "language": None, "vad": False}) == {"vad": False}
     assert option_params({"temperature": 0.5}) == {"temperature": [0.5]}
     assert option_params({"temperature": (0, 0.5)}) == {"temperature": (0, 0.5)}
 
 
-def test_a_models_folder_travels_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_folder_is_sent_as_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("USERPROFILE", str(tmp_path))
@@ -85,7 +85,7 @@ def test_a_models_folder_travels_absolute(tmp_path: Path, monkeypatch: pytest.Mo
     assert model_name(".") == str(tmp_path)
 
 
-def test_a_models_file_or_folder_travels_absolute_where_there_is_one(
+def test_an_existing_model_file_or_folder_is_sent_as_absolute(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -100,11 +100,11 @@ def test_a_models_file_or_folder_travels_absolute_where_there_is_one(
     for name in ("models/other", "models/empty", "models/file"):
         assert model_name(name) == name, "it may be on the hub"
     for name in ("models", "base"):
-        assert model_name(name) == name, "it may be of the catalogue"
+        assert model_name(name) == name, "it may be in the catalogue"
     assert model_name("models/mine", is_in_store=True) == "models/mine"
     assert model_name("./models/mine", is_in_store=True) == str(tmp_path / "models" / "mine")
 
 
 @pytest.mark.parametrize("name", ["tiny.en", "Systran/faster-whisper-base", "owner/name@main", ".hidden"])
-def test_other_models_travel_as_they_are(name: str) -> None:
+def test_other_model_names_are_sent_unchanged(name: str) -> None:
     assert model_name(name) == name

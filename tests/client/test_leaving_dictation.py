@@ -1,4 +1,4 @@
-"""A task that listens to a dictation and stops: what it had asked for ends at once."""
+"""When a task stops receiving the events of a dictation, its subscription ends at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Map = dict[str, Any]
 
 
 class Followed:
-    """A client that notes whether somebody still follows a job."""
+    """A client that counts the followers of a job."""
 
     def __init__(self) -> None:
         self.followers = 0
@@ -28,7 +28,7 @@ class Followed:
 
 
 @pytest.mark.anyio
-async def test_who_stops_listening_follows_no_more() -> None:
+async def test_closing_the_events_ends_following() -> None:
     client = Followed()
     events = aiter(AsyncDictation(cast("AsyncClient", client), "job"))
     assert (await anext(events))["type"] == "transcription.partial"

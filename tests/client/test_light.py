@@ -1,4 +1,4 @@
-"""The way of a client is light: what it imports is what a person waits for."""
+"""Clients are light: users wait for every import."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ SLOW = {
     "tempfile",
     "urllib",
 }
-"""Of the standard library: what takes milliseconds to import."""
+"""Modules of the standard library that take milliseconds to import."""
 
 LIST = "; import sys; print(*sys.modules)"
 
 
 def imported(code: str, daemon: RunningDaemon) -> set[str]:
-    """The packages that a piece of code imports; what it prints before its last line does not count."""
+    """Return the packages that a piece of code imports; only the last line of its output counts."""
     lines = run_python(code + LIST, env=daemon.env).splitlines()
     return {name.partition(".")[0] for name in lines[-1].split()}
 
@@ -43,7 +43,7 @@ def imported(code: str, daemon: RunningDaemon) -> set[str]:
         "import whisperd.cli.main",
     ],
 )
-def test_importing(shared: RunningDaemon, code: str) -> None:
+def test_importing_the_client_is_light(shared: RunningDaemon, code: str) -> None:
     modules = imported(code, shared)
     assert "whisperd" in modules
     assert modules & HEAVY == set()
@@ -67,7 +67,7 @@ def test_importing(shared: RunningDaemon, code: str) -> None:
         ["--help"],
     ],
 )
-def test_a_command(shared: RunningDaemon, command: list[str]) -> None:
+def test_a_command_is_light(shared: RunningDaemon, command: list[str]) -> None:
     code = (
         "import contextlib, io; from whisperd.cli.main import run\n"
         "with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()), "
@@ -77,20 +77,20 @@ def test_a_command(shared: RunningDaemon, command: list[str]) -> None:
     assert imported(code, shared) & HEAVY == set()
 
 
-def test_a_program_in_python(shared: RunningDaemon) -> None:
+def test_a_python_program_is_light(shared: RunningDaemon) -> None:
     code = "import whisperd; client = whisperd.connect(start=False); client.daemon.status(); client.close()"
     assert imported(code, shared) & HEAVY == set()
 
 
 @pytest.mark.parametrize("command", [["daemon", "status"], ["runtimes", "list"]])
-def test_nothing_slow_is_needed_to_ask_how_it_is(shared: RunningDaemon, command: list[str]) -> None:
+def test_status_commands_import_nothing_slow(shared: RunningDaemon, command: list[str]) -> None:
     code = f"import sys; before = set(sys.modules); from whisperd.cli.main import run; run({command!r})"
     seen = run_python(f"{code}; print(*(set(sys.modules) - before))", env=shared.env).splitlines()[-1].split()
     assert set(seen) & SLOW == set()
     assert "msgpack" in seen
 
 
-def test_next_to_nothing_is_imported_before_ctrl_c_is_minded(shared: RunningDaemon) -> None:
+def test_next_to_nothing_is_imported_before_ctrl_c_is_handled(shared: RunningDaemon) -> None:
     code = "import sys; before = set(sys.modules); import whisperd.cli.__main__"
     seen = run_python(f"{code}; print(*(set(sys.modules) - before))", env=shared.env).split()
     assert [name for name in seen if not name.startswith("whisperd")] in ([], ["__future__"])
@@ -102,6 +102,6 @@ def test_help_imports_no_command(shared: RunningDaemon) -> None:
     assert not [name for name in seen if name.startswith(("whisperd.cli.commands.", "whisperd.client"))]
 
 
-def test_what_is_not_loaded_yet_is_offered_all_the_same(shared: RunningDaemon) -> None:
+def test_dir_lists_names_that_are_not_imported_yet(shared: RunningDaemon) -> None:
     code = "import whisperd; print(set(whisperd.__all__) <= set(dir(whisperd)))"
     assert run_python(code, env=shared.env) == "True\n"

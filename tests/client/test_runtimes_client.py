@@ -1,4 +1,4 @@
-"""`client.runtimes` and `client.profiles`: what they ask for, and what a real daemon answers."""
+"""`client.runtimes` and `client.profiles`: their requests, and the answers of a real daemon."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TEXT = "transcribe 2.00 s"
 
 
 def asked(method: str, **params: Any) -> Asked:
-    """Answers a request with the request."""
+    """Answer a request with the request itself."""
     return method, params
 
 
@@ -27,7 +27,7 @@ RUNTIMES: Runtimes[Any, Any] = Runtimes(asked)
 PROFILES: Profiles[Any, Any] = Profiles(asked)
 
 
-def test_runtimes_are_asked_for() -> None:
+def test_requests_about_runtimes() -> None:
     assert RUNTIMES.list() == ("runtimes.list", {})
     assert RUNTIMES.create("fast", "tiny.en") == ("runtimes.create", {"name": "fast", "model": "tiny.en"})
     assert RUNTIMES.create("fast", Path("tiny"), default=True, device="cuda", device_index=1) == (
@@ -53,11 +53,11 @@ def test_runtimes_are_asked_for() -> None:
 @pytest.mark.parametrize(
     "verb", ["show", "delete", "prepare", "load", "cancel", "unload", "default", "enable", "disable"]
 )
-def test_one_runtime_is_asked_for(verb: str) -> None:
+def test_requests_about_one_runtime(verb: str) -> None:
     assert getattr(RUNTIMES, verb)("fast") == (f"runtimes.{verb}", {"name": "fast"})
 
 
-def test_profiles_are_asked_for() -> None:
+def test_requests_about_profiles() -> None:
     assert PROFILES.list() == ("profiles.list", {})
     assert PROFILES.create("talks") == ("profiles.create", {"name": "talks"})
     assert PROFILES.create("talks", "fast", {"language": None, "temperature": 0.2}) == (
@@ -76,7 +76,7 @@ def test_profiles_are_asked_for() -> None:
     assert PROFILES.delete("talks") == ("profiles.delete", {"name": "talks"})
 
 
-def test_a_client_says_who_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_greeting_identifies_the_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("WHISPERD_PROFILE", raising=False)
     hello = hello_params(None)
     assert hello == {"client": "whisperd-python", "version": whisperd.__version__, "protocol": 1}
@@ -87,14 +87,14 @@ def test_a_client_says_who_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert hello_params("") == hello
 
 
-def test_a_job_can_have_a_profile_of_its_own() -> None:
+def test_a_job_can_have_its_own_profile() -> None:
     jobs: Jobs[Any, Any] = Jobs(asked)
     assert jobs.submit({"path": "/a"}, {})[1] == {"input": {"path": "/a"}, "options": {}, "detach": False}
     assert jobs.submit({"path": "/a"}, {}, profile="talks")[1]["profile"] == "talks"
 
 
 @pytest.mark.real
-def test_the_life_of_a_runtime(shared: RunningDaemon, tone: Path, toy: Callable[..., str]) -> None:
+def test_the_life_cycle_of_a_runtime(shared: RunningDaemon, tone: Path, toy: Callable[..., str]) -> None:
     with shared.connect() as client:
         assert client.server["version"] == whisperd.__version__
         created = client.runtimes.create("fast", Path(toy("fast")), batch_size=2, keep_alive="-1")
@@ -115,7 +115,7 @@ def test_the_life_of_a_runtime(shared: RunningDaemon, tone: Path, toy: Callable[
 
 
 @pytest.mark.real
-def test_events_of_runtimes_come_without_a_job(shared: RunningDaemon, toy: Callable[..., str]) -> None:
+def test_runtime_events_arrive_without_a_job(shared: RunningDaemon, toy: Callable[..., str]) -> None:
     with shared.connect() as client, shared.connect() as other:
         client.request("events.subscribe", topics=["runtimes"])
         id = other.runtimes.create("told", toy("told"))["id"]
@@ -131,7 +131,7 @@ def test_events_of_runtimes_come_without_a_job(shared: RunningDaemon, toy: Calla
 
 @pytest.mark.real
 @pytest.mark.anyio
-async def test_both_clients_have_profiles(
+async def test_both_clients_support_profiles(
     shared: RunningDaemon, tone: Path, toy: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with shared.connect() as client:

@@ -1,4 +1,4 @@
-"""A daemon that hangs, as asynchronous clients meet it; for the synchronous one see `test_wire.py`."""
+"""Asynchronous clients and a daemon that hangs; for the synchronous client see `test_wire.py`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from whisperd_testing import LIMIT_S
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="the scripted daemon has a Unix socket"),
+    pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="the scripted daemon needs a Unix socket"),
 ]
 
 
@@ -31,8 +31,8 @@ def daemon(tmp_path: Path) -> Iterator[ScriptedDaemon]:
     daemon.close()
 
 
-@pytest.mark.parametrize("size_bytes", [0, 2**24], ids=["nothing is said", "nothing is taken"])
-async def test_who_waits_for_one_that_hangs_is_told(
+@pytest.mark.parametrize("size_bytes", [0, 2**24], ids=["sends nothing", "reads nothing"])
+async def test_a_daemon_that_hangs_raises_an_error(
     daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch, size_bytes: int
 ) -> None:
     monkeypatch.setattr(asynchronous, "PING_AFTER_S", 0.01)
@@ -52,12 +52,12 @@ async def test_who_waits_for_one_that_hangs_is_told(
             assert codes == ["daemon.not_answering"] * 3
 
 
-async def test_one_that_says_that_it_is_there_may_take_as_long_as_it_likes(
+async def test_a_daemon_that_answers_pings_may_take_any_time(
     daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(asynchronous, "PING_AFTER_S", 0.01)
     async with aconnect(daemon.path, start=False) as client:
-        await client.request("events.subscribe", topics=["jobs"])  # as well, and heard by nobody
+        await client.request("events.subscribe", topics=["jobs"])  # a second subscription, without a reader
         types: list[str] = []
 
         async def follow() -> None:
@@ -71,9 +71,7 @@ async def test_one_that_says_that_it_is_there_may_take_as_long_as_it_likes(
         assert types == ["transcription.segment", "transcription.completed"]
 
 
-async def test_who_waits_for_nothing_asks_nothing(
-    daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_an_idle_client_sends_no_pings(daemon: ScriptedDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(asynchronous, "PING_AFTER_S", 0.001)
     async with aconnect(daemon.path, start=False):
         await anyio.sleep(0.05)

@@ -1,4 +1,4 @@
-"""`jobs.submit` as any client may call it: what it takes as input, and what it says of anything else."""
+"""`jobs.submit` as any client may call it: the inputs that it accepts, and its errors for all others."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ pytestmark = pytest.mark.real
 
 
 def submit(daemon: RunningDaemon, **input_: Any) -> str:
-    """The code of what is wrong with an input, and the message with it."""
+    """Submit an invalid input; return the error code."""
     with daemon.connect() as client, pytest.raises(WhisperdError) as caught:
         client.request("jobs.submit", input=input_)
     assert caught.value.fix
     return caught.value.code
 
 
-def test_an_input_is_exactly_one_thing(shared: RunningDaemon, tone: Path) -> None:
+def test_an_input_has_exactly_one_source(shared: RunningDaemon, tone: Path) -> None:
     path = str(tone)
     assert submit(shared) == "rpc.invalid_params"
     assert submit(shared, path=path, upload="x") == "rpc.invalid_params"
@@ -30,7 +30,7 @@ def test_an_input_is_exactly_one_thing(shared: RunningDaemon, tone: Path) -> Non
     assert submit(shared, url="https://example.org") == "rpc.invalid_params"
 
 
-def test_paths_that_cannot_be(shared: RunningDaemon) -> None:
+def test_invalid_paths_are_refused(shared: RunningDaemon) -> None:
     assert submit(shared, path="") == "input.not_absolute"
     assert submit(shared, path="relative.wav") == "input.not_absolute"
     assert submit(shared, path="/a\0b") == "audio.not_found"
@@ -38,18 +38,18 @@ def test_paths_that_cannot_be(shared: RunningDaemon) -> None:
     assert submit(shared, path_bytes=b"/caf\xe9.wav") == "audio.not_found"
 
 
-def test_uploads_that_cannot_be(shared: RunningDaemon) -> None:
+def test_invalid_uploads_are_refused(shared: RunningDaemon) -> None:
     assert submit(shared, upload="nobodys") == "upload.unknown"
     assert submit(shared, upload="../../etc/passwd") == "upload.unknown"
     with shared.connect() as client:
         upload = client.request("uploads.create")["id"]
-        assert submit(shared, upload=upload) == "upload.unknown"  # another connection's
+        assert submit(shared, upload=upload) == "upload.unknown"  # it belongs to another connection
         with pytest.raises(WhisperdError) as caught:
             client.request("jobs.submit", input={"upload": upload})
     assert caught.value.code == "audio.empty"
 
 
-def test_an_upload_is_taken_once(shared: RunningDaemon, tone: Path) -> None:
+def test_an_upload_can_be_used_once(shared: RunningDaemon, tone: Path) -> None:
     with shared.connect() as client:
         upload = client.request("uploads.create")["id"]
         client.request("uploads.append", id=upload, data=tone.read_bytes())
@@ -72,7 +72,7 @@ def test_an_upload_is_taken_once(shared: RunningDaemon, tone: Path) -> None:
         {"model": 5},
     ],
 )
-def test_options_that_cannot_be(shared: RunningDaemon, tone: Path, options: dict[str, Any]) -> None:
+def test_invalid_options_are_refused(shared: RunningDaemon, tone: Path, options: dict[str, Any]) -> None:
     with shared.connect() as client, pytest.raises(WhisperdError) as caught:
         client.request("jobs.submit", input={"path": str(tone)}, options=options)
     assert caught.value.code == "rpc.invalid_params"

@@ -34,7 +34,7 @@ def only_job(daemon: RunningDaemon, model: Path) -> str:
 
 
 @pytest.mark.parametrize("kind", ["text", "path", "bytes", "bytearray", "file", "memory"])
-def test_whatever_holds_a_recording_is_taken(shared: RunningDaemon, tone: Path, kind: str) -> None:
+def test_every_kind_of_source_is_accepted(shared: RunningDaemon, tone: Path, kind: str) -> None:
     content = tone.read_bytes()
     with shared.connect() as client, tone.open("rb") as file:
         source = {
@@ -48,7 +48,7 @@ def test_whatever_holds_a_recording_is_taken(shared: RunningDaemon, tone: Path, 
         assert client.transcribe(source, vad=False).text == TEXT  # type: ignore[arg-type]
 
 
-def test_recordings_that_are_refused_leave_no_uploads_behind(shared: RunningDaemon) -> None:
+def test_refused_recordings_leave_no_uploads(shared: RunningDaemon) -> None:
     with shared.connect() as client:
         for _ in range(LimitSettings().max_uploads + 1):
             with pytest.raises(whisperd.WhisperdError) as caught:
@@ -56,7 +56,7 @@ def test_recordings_that_are_refused_leave_no_uploads_behind(shared: RunningDaem
             assert caught.value.code == "audio.empty"
 
 
-def test_a_transcript(shared: RunningDaemon, tone: Path) -> None:
+def test_the_fields_of_a_transcript(shared: RunningDaemon, tone: Path) -> None:
     with shared.connect() as client:
         transcript = client.transcribe(tone, vad=False, language="de")
     assert (transcript.text, transcript.language, transcript.duration) == (TEXT, "de", 2.0)
@@ -64,7 +64,7 @@ def test_a_transcript(shared: RunningDaemon, tone: Path) -> None:
     assert transcript.verbose["task"] == "transcribe"
 
 
-def test_segments_as_they_come(shared: RunningDaemon, long_tone: Path) -> None:
+def test_segments_are_streamed(shared: RunningDaemon, long_tone: Path) -> None:
     with shared.connect() as client:
         segments = list(client.transcribe(long_tone, stream=True, vad=False))
         whole = client.transcribe(long_tone, vad=False)
@@ -74,7 +74,9 @@ def test_segments_as_they_come(shared: RunningDaemon, long_tone: Path) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_an_error_is_raised(shared: RunningDaemon, tmp_path: Path, tone: Path, stream: bool) -> None:
+def test_an_error_of_the_daemon_is_raised(
+    shared: RunningDaemon, tmp_path: Path, tone: Path, stream: bool
+) -> None:
     (tmp_path / "text.wav").write_text("no audio at all")
     with shared.connect() as client:
         for source, code in ((tmp_path / "text.wav", "audio.unsupported"), (tmp_path, "audio.is_directory")):
@@ -85,7 +87,7 @@ def test_an_error_is_raised(shared: RunningDaemon, tmp_path: Path, tone: Path, s
         assert client.transcribe(tone, vad=False).text == TEXT
 
 
-def test_an_option_that_does_not_exist(shared: RunningDaemon, tone: Path) -> None:
+def test_an_unknown_option_is_refused(shared: RunningDaemon, tone: Path) -> None:
     with shared.connect() as client, pytest.raises(whisperd.WhisperdError, match="langage") as caught:
         client.transcribe(tone, langage="de")  # type: ignore[call-overload]
     assert caught.value.code == "rpc.invalid_params"
@@ -108,14 +110,14 @@ def test_closing_the_iterator_cancels_the_job(shared: RunningDaemon, held: Path,
         segments = client.transcribe(tone, stream=True, model=held, vad=False)
         with closing(segments):
             until(lambda: batches(held))
-        # Nothing was asked of it yet, so it had nothing to clean up: the connection does it.
+        # The iterator was never advanced, so it had nothing to clean up: the connection does it.
         assert status_of(shared, only_job(shared, held)) == "running"
     until(lambda: status_of(shared, only_job(shared, held)) == "cancelled")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")
 @pytest.mark.parametrize("stream", [False, True])
-def test_ctrl_c_cancels_the_job_and_the_client_can_go_on(
+def test_ctrl_c_cancels_the_job_and_the_client_stays_usable(
     shared: RunningDaemon, held: Path, tone: Path, stream: bool
 ) -> None:
     main_thread = threading.main_thread().ident
@@ -135,7 +137,7 @@ def test_ctrl_c_cancels_the_job_and_the_client_can_go_on(
         assert client.transcribe(tone, vad=False).text == TEXT
 
 
-def test_hanging_up_cancels_what_was_not_detached(shared: RunningDaemon, held: Path, tone: Path) -> None:
+def test_disconnecting_cancels_attached_jobs_only(shared: RunningDaemon, held: Path, tone: Path) -> None:
     with shared.connect() as client:
         attached = client.submit(tone, model=held, vad=False)
         detached = client.submit(tone, model=held, vad=False, detach=True)
@@ -146,17 +148,17 @@ def test_hanging_up_cancels_what_was_not_detached(shared: RunningDaemon, held: P
         assert client.jobs.wait(detached)["text"] == TEXT
 
 
-def test_following_leaves_no_subscription_behind(shared: RunningDaemon, tone: Path) -> None:
-    """A connection may have 64."""
+def test_following_leaves_no_subscription(shared: RunningDaemon, tone: Path) -> None:
+    """A connection may have 64 subscriptions."""
     with shared.connect() as client:
         job = client.submit(tone, vad=False)
         for _ in range(70):
             assert list(client.follow(job))[-1]["type"] == "transcription.completed"
         for _ in range(70):
-            next(client.follow(job)).keys()  # and left early
+            next(client.follow(job)).keys()  # abandoned early
 
 
-def test_a_reader_that_missed_the_end_still_gets_there(
+def test_a_reader_that_missed_events_still_reaches_the_end(
     make_daemon: Callable[..., RunningDaemon], toy: Callable[..., str], long_tone: Path
 ) -> None:
     daemon = make_daemon()
@@ -173,7 +175,7 @@ def test_a_reader_that_missed_the_end_still_gets_there(
         assert "transcription.completed" in [event["type"] for event in followed] or texts
 
 
-def test_several_threads_each_with_a_client_of_its_own(shared: RunningDaemon, tone: Path) -> None:
+def test_several_threads_each_with_its_own_client(shared: RunningDaemon, tone: Path) -> None:
     texts: list[str] = []
 
     def work() -> None:
@@ -188,7 +190,7 @@ def test_several_threads_each_with_a_client_of_its_own(shared: RunningDaemon, to
     assert texts == [TEXT] * 15
 
 
-def test_a_source_that_fails_while_it_is_sent(shared: RunningDaemon) -> None:
+def test_a_source_that_fails_during_its_upload(shared: RunningDaemon) -> None:
     class Failing(io.BytesIO):
         def read(self, _: int | None = -1, /) -> bytes:
             raise OSError("the tape is torn")
@@ -201,7 +203,7 @@ def test_a_source_that_fails_while_it_is_sent(shared: RunningDaemon) -> None:
         assert client.daemon.status()["pid"] == shared.pid
 
 
-def test_a_closed_client_says_so(shared: RunningDaemon) -> None:
+def test_a_closed_client_raises_an_error(shared: RunningDaemon) -> None:
     client = shared.connect()
     client.close()
     with pytest.raises(whisperd.WhisperdError) as caught:
@@ -210,7 +212,9 @@ def test_a_closed_client_says_so(shared: RunningDaemon) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")
-def test_a_daemon_that_dies(make_daemon: Callable[..., RunningDaemon], held: Path, tone: Path) -> None:
+def test_a_killed_daemon_raises_an_error(
+    make_daemon: Callable[..., RunningDaemon], held: Path, tone: Path
+) -> None:
     daemon = make_daemon().start()
     with daemon.connect() as client:
         segments = client.transcribe(tone, stream=True, model=held, vad=False)
@@ -236,7 +240,7 @@ def test_connect_starts_a_daemon(
         assert client.transcribe(tone, vad=False, model=toy_model(tmp_path / "toy")).text == TEXT
 
 
-def test_the_nouns(shared: RunningDaemon, tone: Path, toy: Callable[..., str]) -> None:
+def test_the_methods_of_each_noun(shared: RunningDaemon, tone: Path, toy: Callable[..., str]) -> None:
     with shared.connect() as client:
         job = client.submit(tone, vad=False)
         assert client.jobs.wait(job)["text"] == TEXT

@@ -1,4 +1,4 @@
-"""What a type checker sees of the client, in the program of somebody who uses it."""
+"""The types of the client, as a type checker sees them in a user's program."""
 
 from __future__ import annotations
 
@@ -92,12 +92,12 @@ whisperd.Whisper("base").transcribe("a.wav", model="tiny")
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of all programs: what mypy has found out about whisperd is kept beside them."""
+    """A folder for all programs, with mypy's cache for whisperd."""
     return tmp_path_factory.mktemp("programs")
 
 
 def mypy(folder: Path, program: str) -> list[str]:
-    """What `mypy --strict` finds, a line for each."""
+    """Return the errors of `mypy --strict`, one line each."""
     (folder / "program.py").write_text(program)
     done = subprocess.run(
         [sys.executable, "-m", "mypy", "--strict", "--config-file=", f"--cache-dir={folder}", "program.py"],
@@ -111,7 +111,7 @@ def mypy(folder: Path, program: str) -> list[str]:
     return [line for line in done.stdout.splitlines() if ": error:" in line]
 
 
-def test_a_right_program_passes(folder: Path) -> None:
+def test_a_correct_program_passes(folder: Path) -> None:
     assert mypy(folder, GOOD) == []
 
 

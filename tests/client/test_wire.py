@@ -1,4 +1,4 @@
-"""The blocking connection, against other sides of every kind."""
+"""The blocking connection, with every kind of peer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="needs Un
 
 @pytest.fixture
 def ends() -> Iterator[tuple[Wire, socket.socket]]:
-    """A wire, and what is at its other end."""
+    """A wire and the socket at its other end."""
     near, far = socket.socketpair()
     wire = Wire(near)
     with far:
@@ -45,7 +45,7 @@ def failing(call: Callable[[], object]) -> WhisperdError:
     return caught.value
 
 
-def test_answers_find_their_requests_in_any_order(ends: tuple[Wire, socket.socket]) -> None:
+def test_answers_are_matched_to_requests_in_any_order(ends: tuple[Wire, socket.socket]) -> None:
     wire, far = ends
     first, second = wire.send("a.b"), wire.send("c.d", {"x": 1})
     answer(far, [1, second, None, "two"], event(1), [1, first, None, "one"])
@@ -65,7 +65,7 @@ def test_an_error_is_raised_as_it_was_sent(ends: tuple[Wire, socket.socket]) -> 
     assert error.to_wire() == {"code": "a.b", "message": "M.", "fix": "F.", "data": {"n": 1}}
 
 
-def test_an_answer_that_nobody_waits_for_is_forgotten(ends: tuple[Wire, socket.socket]) -> None:
+def test_an_answer_without_a_request_is_dropped(ends: tuple[Wire, socket.socket]) -> None:
     wire, far = ends
     answer(far, [1, 77, None, "x"], [1, 0, None, "y"])
     assert wire.request("a.b") == "y"
@@ -80,7 +80,7 @@ def test_events_are_passed_on_while_an_answer_is_awaited(ends: tuple[Wire, socke
     assert [one["number"] for one in seen][:2] == [1, 2]
 
 
-def test_waiting_for_an_event_ends_in_time(ends: tuple[Wire, socket.socket]) -> None:
+def test_waiting_for_an_event_times_out(ends: tuple[Wire, socket.socket]) -> None:
     wire, _ = ends
     began_s = time.monotonic()
     assert wire.next_event(began_s + 0.05) is None
@@ -88,7 +88,7 @@ def test_waiting_for_an_event_ends_in_time(ends: tuple[Wire, socket.socket]) -> 
 
 
 @pytest.mark.parametrize(("value", "said"), [("caf\udce9", r"caf\xe9"), (2**70, "number")])
-def test_what_no_message_can_hold_is_refused_and_the_next_request_goes_through(
+def test_unencodable_parameters_are_refused_and_the_next_request_succeeds(
     ends: tuple[Wire, socket.socket], value: object, said: str
 ) -> None:
     wire, far = ends
@@ -99,7 +99,7 @@ def test_what_no_message_can_hold_is_refused_and_the_next_request_goes_through(
     assert wire.request("c.d") == "here"
 
 
-def test_a_connection_that_is_closed(ends: tuple[Wire, socket.socket]) -> None:
+def test_a_connection_closed_by_the_daemon(ends: tuple[Wire, socket.socket]) -> None:
     wire, far = ends
     message_id = wire.send("a.b")
     far.close()
@@ -107,7 +107,7 @@ def test_a_connection_that_is_closed(ends: tuple[Wire, socket.socket]) -> None:
     assert failing(lambda: wire.request("a.b")).code == "daemon.connection_lost"
 
 
-def test_who_has_closed_it_is_not_told_that_the_daemon_has(ends: tuple[Wire, socket.socket]) -> None:
+def test_a_connection_closed_by_the_client(ends: tuple[Wire, socket.socket]) -> None:
     wire, _ = ends
     message_id = wire.send("a.b")
     wire.close()
@@ -115,7 +115,7 @@ def test_who_has_closed_it_is_not_told_that_the_daemon_has(ends: tuple[Wire, soc
         assert failing(ask).code == "client.closed"
 
 
-def test_why_it_was_closed_is_told(ends: tuple[Wire, socket.socket]) -> None:
+def test_the_reason_for_closing_is_raised(ends: tuple[Wire, socket.socket]) -> None:
     wire, far = ends
     answer(far, [2, "error", [{"code": "daemon.too_many_connections", "message": "M.", "fix": "F."}]])
     far.close()
@@ -136,19 +136,19 @@ def test_another_program_at_the_other_end(ends: tuple[Wire, socket.socket], said
 
 @pytest.mark.skipif(os.name != "posix", reason="signals as on POSIX")
 def test_nothing_follows_half_a_message(ends: tuple[Wire, socket.socket]) -> None:
-    """Ctrl-C while a large message is being sent: what is sent later would be taken for its rest."""
+    """After Ctrl-C during a large message, anything sent later would be taken for its rest."""
     wire, far = ends
     main_thread = threading.main_thread().ident
     assert main_thread is not None
 
     def interrupt() -> None:
-        far.recv(10)  # it is being sent
+        far.recv(10)  # wait until it is being sent
         signal.pthread_kill(main_thread, signal.SIGINT)
 
     thread = threading.Thread(target=interrupt)
     thread.start()
     with pytest.raises(KeyboardInterrupt):
-        wire.send("uploads.append", {"data": bytes(16 * 2**20)})  # nobody reads more of it
+        wire.send("uploads.append", {"data": bytes(16 * 2**20)})  # the rest is never read
     thread.join()
     assert failing(lambda: wire.request("a.b")).code == "daemon.connection_lost"
 
@@ -160,7 +160,7 @@ def test_a_client_is_closed_by_its_block(ends: tuple[Wire, socket.socket]) -> No
     assert far.recv(1) == b""
 
 
-def test_each_subscription_has_its_own_events_and_each_once(ends: tuple[Wire, socket.socket]) -> None:
+def test_each_subscription_gets_its_own_events_once(ends: tuple[Wire, socket.socket]) -> None:
     wire, far = ends
     subscriptions: list[dict[str, Any]] = []
 
@@ -174,7 +174,7 @@ def test_each_subscription_has_its_own_events_and_each_once(ends: tuple[Wire, so
         while data := far.recv(4096):
             unpacker.feed(data)
             for _, message_id, method, (params,) in unpacker:
-                assert method != "session.ping", "it waits for what will not come"
+                assert method != "session.ping", "the client must not wait for events that never come"
                 if method == "events.subscribe":
                     subscriptions.append(params)
                     publish("segment", params)
@@ -204,7 +204,7 @@ def test_each_subscription_has_its_own_events_and_each_once(ends: tuple[Wire, so
     [("a.mp3", ["jobs.submit", "jobs.cancel"]), (b"RIFF", ["uploads.create", "uploads.delete"])],
 )
 @pytest.mark.parametrize("is_answered", [False, True])
-def test_what_an_interruption_leaves_without_an_id_is_undone_once_it_is_told(
+def test_an_interrupted_submission_is_undone_once_its_id_is_known(
     ends: tuple[Wire, socket.socket],
     monkeypatch: pytest.MonkeyPatch,
     source: Any,
@@ -237,7 +237,7 @@ def test_what_an_interruption_leaves_without_an_id_is_undone_once_it_is_told(
 
 
 class TestSilence:
-    """A daemon that says nothing is asked whether it is there."""
+    """The client pings a daemon that stays silent."""
 
     @pytest.fixture(autouse=True)
     def impatient(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +250,7 @@ class TestSilence:
             unpacker.feed(data)
             yield from (number for _, number, method, _ in unpacker if method == "session.ping")
 
-    def test_one_that_does_not_even_say_that_is_given_up(self, ends: tuple[Wire, socket.socket]) -> None:
+    def test_a_daemon_that_answers_no_ping_is_abandoned(self, ends: tuple[Wire, socket.socket]) -> None:
         wire, far = ends
         error = failing(lambda: wire.request("daemon.status"))
         assert error.code == "daemon.not_answering"
@@ -258,16 +258,18 @@ class TestSilence:
         assert len(list(self.pings(far))) == 1
         assert failing(lambda: wire.request("daemon.status")).code == "daemon.connection_lost"
 
-    def test_so_is_one_from_which_an_event_is_awaited(self, ends: tuple[Wire, socket.socket]) -> None:
+    def test_a_silent_daemon_is_abandoned_while_waiting_for_events(
+        self, ends: tuple[Wire, socket.socket]
+    ) -> None:
         wire, _ = ends
         assert failing(wire.next_event).code == "daemon.not_answering"
 
-    def test_one_that_takes_nothing_is_given_up_as_well(self, ends: tuple[Wire, socket.socket]) -> None:
+    def test_a_daemon_that_reads_nothing_is_abandoned(self, ends: tuple[Wire, socket.socket]) -> None:
         wire, _ = ends
         error = failing(lambda: wire.send("uploads.append", {"data": bytes(2**24)}))
         assert error.code == "daemon.not_answering"
 
-    def test_work_may_take_as_long_as_it_likes(
+    def test_work_may_take_any_time_while_pings_are_answered(
         self, ends: tuple[Wire, socket.socket], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(wire_module, "PATIENCE_S", 600.0)
@@ -285,11 +287,11 @@ class TestSilence:
         assert wire.answer(request) == "done"
         working.join()
 
-    def test_who_does_not_listen_does_not_call_it_silence(self, ends: tuple[Wire, socket.socket]) -> None:
+    def test_unread_events_do_not_count_as_silence(self, ends: tuple[Wire, socket.socket]) -> None:
         wire, far = ends
         for number in range(20):
             answer(far, event(number))
-            time.sleep(0.01)  # longer than its patience, all in all
+            time.sleep(0.01)  # in total longer than its patience
         for number in range(20):
             assert wire.next_event() == {"type": "x", "number": number}
         assert wire.next_event(time.monotonic()) is None
