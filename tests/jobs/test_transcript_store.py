@@ -148,7 +148,7 @@ def test_search(daemon: RunningDaemon, model: str, tone: Path, toy: Toy) -> None
     assert daemon.ctl("search", "xylophone", f"path:{tone}", "--json").json[0]["path"] == str(tone)
     assert daemon.ctl("search", "--open", "xylophone").out == f"mpv --start=0.00 {tone}\n"
     nothing = daemon.ctl("search", "xylophone", "before:2020")
-    assert nothing.status == 4 and "In no text" in nothing.err
+    assert nothing.status == 4 and "No stored transcript matches" in nothing.err
     assert daemon.ctl("search", "before:2020").status == 2
     assert daemon.ctl("search", "nonsense", "--json").json == []
 
@@ -172,7 +172,7 @@ def test_clearing_forgets_jobs_and_purging_erases_transcripts(
         assert client.jobs.clear([job], purge=True) == {"cleared": 1, "purged": 1}
         assert [one["path"] for one in client.transcripts.search("xylophone")] == [str(second)]
     purged = daemon.ctl("jobs", "clear", "--purge")
-    assert purged.status == 0 and "1 text is erased" in purged.out
+    assert purged.status == 0 and "1 transcript erased" in purged.out
     assert not files_hold(daemon, "xylophone")
     with daemon.connect() as client:
         assert client.transcripts.search("xylophone") == []
