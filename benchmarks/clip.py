@@ -99,13 +99,13 @@ def _outcome(times: Times, clip: Recording, long: Recording) -> Outcome:
     milliseconds = {
         "whisperctl, alone": 1000 * median(times.alone_s),
         "its engine's own time": 1000 * median(times.engine_s),
-        "whisperctl, beside a long file at bulk": 1000 * median(times.beside_s),
+        "whisperctl, during a long file at bulk": 1000 * median(times.beside_s),
         "whisper.cpp's server, warm, curl": 1000 * median(times.server_s),
     }
     return Outcome(
         "clip",
         f"{clip.duration_s:.1f} s with {MODEL}, loaded: at most {GOAL_MORE_MS:.0f} ms over the engine's own "
-        f"time, {GOAL_SERVER} times as fast as whisper.cpp's server, at most {GOAL_BESIDE} times that beside "
+        f"time, {GOAL_SERVER} times as fast as whisper.cpp's server, at most {GOAL_BESIDE} times that during "
         f"a file of {long.duration_s / 60:.0f} minutes",
         more_ms <= GOAL_MORE_MS
         and server_ratio >= GOAL_SERVER
@@ -115,8 +115,8 @@ def _outcome(times: Times, clip: Recording, long: Recording) -> Outcome:
             *((label, f"{value:.0f} ms") for label, value in milliseconds.items()),
             ("over the engine's own time, median of pairs", f"{more_ms:.0f} ms"),
             ("times as fast as the server, median of pairs", f"{server_ratio:.1f}"),
-            ("times as long beside a long file", f"{beside_ratio:.1f}"),
-            ("slowest beside a long file", f"{1000 * max(times.beside_s):.0f} ms"),
+            ("times as long during a long file", f"{beside_ratio:.1f}"),
+            ("slowest during a long file", f"{1000 * max(times.beside_s):.0f} ms"),
         ],
         {name: values for name, values in times._asdict().items() if name != "is_beside"},
         charts=[

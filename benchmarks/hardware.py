@@ -30,7 +30,7 @@ def measure(daemon: RunningDaemon, _audio: Path) -> Outcome:
         [
             ("all probes, median", f"{detection_ms:.0f} ms"),
             ("all probes, slowest", f"{max(seconds) * 1000:.0f} ms"),
-            ("facts that were not found out", ", ".join(unknown) or "none"),
+            ("facts not determined", ", ".join(unknown) or "none"),
             ("daemon.status, median", f"{idle_ms:.1f} ms"),
             ("daemon.status while the daemon detects", f"{meanwhile_ms:.1f} ms"),
         ],

@@ -35,7 +35,7 @@ def measure(_daemon: RunningDaemon, _audio: Path) -> Outcome:
         [
             ("resident memory", f"{memory / 1e6:.0f} MB"),
             (f"wake-ups in {WATCHED_S:.0f} s", str(wake_ups)),
-            ("processor time in that", f"{cpu_s * 1000:.0f} ms"),
+            ("CPU time in that time", f"{cpu_s * 1000:.0f} ms"),
         ],
         {"memory_bytes": memory, "wake_ups": wake_ups, "cpu_s": cpu_s},
     )

@@ -64,8 +64,8 @@ def _outcome(runs: dict[str, Run], middle: Recording, watched: Watched, long: Re
         "long",
         f"{middle_label}, {MODEL}: at least {GOAL_FASTER_WHISPER:g} times as fast as "
         f"faster-whisper, {GOAL_WHISPER_CPP:g} times as fast as whisper.cpp by default, word errors at most "
-        f"{GOAL_WORSE_PERCENT} points more; {label}: at most {GOAL_BESIDE_BYTES / 1e6:.0f} MB beside the "
-        f"worker, {GOAL_HELD_S:.0f} s of audio that waits",
+        f"{GOAL_WORSE_PERCENT} points more; {label}: at most {GOAL_BESIDE_BYTES / 1e6:.0f} MB without the "
+        f"worker, {GOAL_HELD_S:.0f} s of waiting audio",
         faster >= GOAL_FASTER_WHISPER
         and faster_cpp >= GOAL_WHISPER_CPP
         and worse <= GOAL_WORSE_PERCENT
@@ -74,7 +74,7 @@ def _outcome(runs: dict[str, Run], middle: Recording, watched: Watched, long: Re
         [
             *(_row(f"{middle_label}: {name}", run, ours, middle) for name, run in runs.items()),
             _row(f"{label}: whisperd", watched.run, None, long),
-            (f"{label}: beside the worker", "", "", "", "", f"{watched.beside_worker_bytes / 1e6:.0f} MB"),
+            (f"{label}: without the worker", "", "", "", "", f"{watched.beside_worker_bytes / 1e6:.0f} MB"),
             (f"{label}: audio that waited at most", f"{watched.held_s:.0f}", "", "", "", ""),
             (f"{label}: first segment after", f"{watched.first_segment_s:.1f}", "", "", "", ""),
             (f"{label}: windows of a batch", f"{watched.windows_of_a_batch:.1f}", "", "", "", ""),

@@ -36,19 +36,19 @@ def measure(_daemon: RunningDaemon | None = None, _audio: Path | None = None) ->
     return Outcome(
         "watch",
         f"every file exactly once, no stall over {GOAL_STALL_S * 1000:.0f} ms, at most "
-        f"{GOAL_BYTES / 1e6:.0f} MB; idle with {IDLE_FOLDERS} folders: no measurable processor time",
+        f"{GOAL_BYTES / 1e6:.0f} MB; idle with {IDLE_FOLDERS} folders: no measurable CPU time",
         exactly_once
         and busy["stall_s"] <= GOAL_STALL_S
         and busy["memory"] <= GOAL_BYTES
         and idle_s < 2 * TICK_S,
         [
             ("files", f"{busy['files']}, {busy['computed']} computed, {busy['texts']} texts"),
-            ("those that were there took", f"{busy['there_s']:.0f} s"),
-            ("those that arrived took", f"{busy['arrived_s']:.0f} s from the first"),
+            ("existing files took", f"{busy['there_s']:.0f} s"),
+            ("arriving files took", f"{busy['arrived_s']:.0f} s from the first"),
             ("longest stall of the event loop", f"{busy['stall_s'] * 1000:.0f} ms"),
-            ("of it, its own processor time at most", f"{busy['busy_s'] * 1000:.0f} ms"),
-            ("most memory of the daemon", f"{busy['memory'] / 1e6:.0f} MB"),
-            ("idle for a minute, processor time", f"{idle_s * 1000:.0f} ms"),
+            ("most CPU time between two beats", f"{busy['busy_s'] * 1000:.0f} ms"),
+            ("peak memory of the daemon", f"{busy['memory'] / 1e6:.0f} MB"),
+            ("CPU time of an idle minute", f"{idle_s * 1000:.0f} ms"),
         ],
         {**busy, "idle_s": idle_s},
     )

@@ -80,11 +80,11 @@ def measure(daemon: RunningDaemon, audio: Path) -> Outcome:
     count = len(files)
     return Outcome(
         name="whispercpp",
-        goal="as fast as whisper-cli with the full context (but for 3 % of noise), twice as fast with "
+        goal="as fast as whisper-cli with the full context (allowing 3 % for noise), twice as fast with "
         "adaptive context, same words with both",
         met=full_ratio >= 0.97 and adaptive_ratio >= 2 and same_full == same_adaptive == count,
         rows=[
-            (f"whisper-cli, {count} files", f"{min(seconds['whisper-cli']):.1f} s of processor time"),
+            (f"whisper-cli, {count} files", f"{min(seconds['whisper-cli']):.1f} s of CPU time"),
             ("ours, full context", f"{min(seconds['full']):.1f} s, {full_ratio:.2f} times as fast"),
             (
                 "ours, adaptive context",

@@ -1,7 +1,7 @@
 """Put the results of `benchmarks/run.py` into docs/benchmarks.md, with their charts.
 
     python scripts/benchmarks_page.py                 # the newest result
-    python scripts/benchmarks_page.py RESULT.json...  # several of one computer; the last one wins
+    python scripts/benchmarks_page.py RESULT.json...  # several of one computer; for a measurement in two, the later
 
 Only the text between the two marks is replaced. Charts go to docs/benchmarks/.
 """
