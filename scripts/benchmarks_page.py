@@ -1,9 +1,10 @@
 """Put the results of `benchmarks/run.py` into docs/benchmarks.md, with their charts.
 
     python scripts/benchmarks_page.py                 # the newest result
-    python scripts/benchmarks_page.py RESULT.json...  # several of one computer; for a measurement in two, the later
+    python scripts/benchmarks_page.py RESULT.json...  # several of one computer
 
-Only the text between the two marks is replaced. Charts go to docs/benchmarks/.
+If two results have the same measurement, the last one counts. Only the text between the two marks is
+replaced. Charts go to docs/benchmarks/.
 """
 
 from __future__ import annotations
