@@ -62,7 +62,7 @@ class Household:
     folder: Path
     acknowledged: set[str] = field(default_factory=set)
     """The jobs of this cycle, except those that were cleared."""
-    ended_besides: int = 0
+    hidden_ends: int = 0
     """How many ends of jobs in this cycle no longer show, because the job was then retried or cleared."""
 
     def prepare(self) -> None:
@@ -129,9 +129,9 @@ class Chore:
     async def _ends(self, job: str, client: AsyncClient | None = None) -> str:
         """Follow a job, check that it has exactly one final event, the last, and return its status."""
         async with aclosing((client or self.client).follow(job)) as following:
-            told = [event["type"] async for event in following]
-        assert [one for one in told if one in ENDS] == told[-1:], told
-        return ENDS[told[-1]]
+            types = [event["type"] async for event in following]
+        assert [one for one in types if one in ENDS] == types[-1:], types
+        return ENDS[types[-1]]
 
     async def _first_text(self, client: AsyncClient, job: str) -> None:
         """Follow a job until its first segment arrives or it ends."""
@@ -169,7 +169,7 @@ class Chore:
         await self._first_text(self.client, job)
         await self.client.jobs.cancel(job)
         if await self._ends(job) == "cancelled":
-            self.home.ended_besides += 1
+            self.home.hidden_ends += 1
             await self.client.jobs.retry(job)
             assert await self._ends(job) == "completed"
 
@@ -209,7 +209,7 @@ class Chore:
         assert await self._ends(job) == "completed"
         assert (await self.client.jobs.clear([job], purge=self.random.random() < 0.5))["cleared"] == 1
         self.home.acknowledged.remove(job)
-        self.home.ended_besides += 1
+        self.home.hidden_ends += 1
         with refused("job.unknown"):
             await self.client.jobs.show(job)
 

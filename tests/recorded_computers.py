@@ -26,9 +26,9 @@ CPUINFO = "/proc/cpuinfo"
 
 def computer(name: str, **env: str) -> Hardware:
     """Detect the hardware of a recorded computer, with these variables in its environment."""
-    told = _read(name)
-    told["env"] = {**told["env"], **env}
-    return detect(_probes(told), _gpus(told))
+    record = _read(name)
+    record["env"] = {**record["env"], **env}
+    return detect(_probes(record), _gpus(record))
 
 
 def detect(probes: Probes, gpus: Gpus | None = None) -> Hardware:
@@ -47,21 +47,21 @@ def probes_of(name: str, **changes: Any) -> Probes:
 
 
 def _read(name: str) -> dict[str, Any]:
-    told = tomllib.loads((FOLDER / f"{name}.toml").read_text())
+    record = tomllib.loads((FOLDER / f"{name}.toml").read_text())
     for table in ("env", "files", "folders", "programs", "registry"):
-        told.setdefault(table, {})
-    text = told["files"].get(CPUINFO, "")
+        record.setdefault(table, {})
+    text = record["files"].get(CPUINFO, "")
     if text.count("processor\t:") == 1:
-        told["files"][CPUINFO] = "\n".join(
-            text.replace("processor\t: 0", f"processor\t: {number}") for number in range(told["cpu_count"])
+        record["files"][CPUINFO] = "\n".join(
+            text.replace("processor\t: 0", f"processor\t: {number}") for number in range(record["cpu_count"])
         )
-    return told
+    return record
 
 
-def _probes(told: dict[str, Any]) -> Probes:
-    paths = ntpath if told["platform"] == "win32" else posixpath
+def _probes(record: dict[str, Any]) -> Probes:
+    paths = ntpath if record["platform"] == "win32" else posixpath
     folders: dict[str, set[str]] = defaultdict(set)
-    for path, names in [*told["folders"].items(), *((path, ()) for path in told["files"])]:
+    for path, names in [*record["folders"].items(), *((path, ()) for path in record["files"])]:
         folders[path] |= set(names)
         below = path
         while (parent := paths.dirname(below)) != below:
@@ -69,31 +69,31 @@ def _probes(told: dict[str, Any]) -> Probes:
             below = parent
 
     def run(command: Sequence[str]) -> str:
-        if " ".join(command) not in told["programs"]:
+        if " ".join(command) not in record["programs"]:
             raise ProbeFailed(f"`{command[0]}` cannot be started (No such file or directory)")
-        return str(told["programs"][" ".join(command)])
+        return str(record["programs"][" ".join(command)])
 
     return Probes(
-        platform=told["platform"],
-        machine=told["machine"],
-        release=told["release"],
-        python=tuple(told["python"]),
-        libc=told["libc"] or None,
-        env=told["env"],
-        cpu_count=told["cpu_count"],
-        affinity=told.get("affinity"),
-        physical_count=lambda: told["physical_count"],
-        memory=lambda: Memory(*told["memory"]),
-        site_folders=tuple(told["site_folders"]),
-        native_folder=told["native_folder"],
-        read=told["files"].get,
+        platform=record["platform"],
+        machine=record["machine"],
+        release=record["release"],
+        python=tuple(record["python"]),
+        libc=record["libc"] or None,
+        env=record["env"],
+        cpu_count=record["cpu_count"],
+        affinity=record.get("affinity"),
+        physical_count=lambda: record["physical_count"],
+        memory=lambda: Memory(*record["memory"]),
+        site_folders=tuple(record["site_folders"]),
+        native_folder=record["native_folder"],
+        read=record["files"].get,
         names=lambda folder: sorted(folders.get(paths.normpath(folder), ())),
         run=run,
-        has_feature=lambda number: number in told.get("features", ()),
-        registry=lambda key, value: told["registry"].get(f"{key}\\{value}"),
+        has_feature=lambda number: number in record.get("features", ()),
+        registry=lambda key, value: record["registry"].get(f"{key}\\{value}"),
     )
 
 
-def _gpus(told: dict[str, Any]) -> Gpus:
-    answer = msgspec.convert(told.get("driver", {"has_library": False}), DriverAnswer)
-    return gpus_from(answer, told["env"].get("CUDA_VISIBLE_DEVICES"))
+def _gpus(record: dict[str, Any]) -> Gpus:
+    answer = msgspec.convert(record.get("driver", {"has_library": False}), DriverAnswer)
+    return gpus_from(answer, record["env"].get("CUDA_VISIBLE_DEVICES"))

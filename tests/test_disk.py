@@ -64,18 +64,18 @@ def test_only_a_failing_sync_of_a_folder_is_an_error(
 
 
 @contextmanager
-def coming_and_going(folder: Path) -> Iterator[None]:
+def folder_repeatedly_recreated(folder: Path) -> Iterator[None]:
     """Create and delete a folder with a file repeatedly during the block."""
     over = threading.Event()
 
-    def come_and_go() -> None:
+    def recreate() -> None:
         while not over.is_set():
             folder.mkdir()
             (folder / "file").write_bytes(b"1234")
             (folder / "file").unlink()
             folder.rmdir()
 
-    thread = threading.Thread(target=come_and_go)
+    thread = threading.Thread(target=recreate)
     thread.start()
     try:
         yield
@@ -87,7 +87,7 @@ def coming_and_going(folder: Path) -> Iterator[None]:
 def test_a_folder_deleted_during_a_scan_is_absent(tmp_path: Path) -> None:
     folder = tmp_path / "2.1-cp311" / "engine"
     folder.parent.mkdir()
-    with coming_and_going(folder):
+    with folder_repeatedly_recreated(folder):
         for _ in range(1000):
             assert disk.files_bytes(folder) in (0, 4)
             assert {path.name for path in disk.contents(folder)} <= {"file"}

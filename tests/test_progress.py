@@ -4,40 +4,40 @@ from whisperd.progress import Meter, Progress
 
 
 def test_rate_and_time_left_cover_the_last_seconds() -> None:
-    told: list[Progress] = []
+    reports: list[Progress] = []
     now_s = 0.0
-    meter = Meter("toy", told.append, total=3000, clock=lambda: now_s)
+    meter = Meter("toy", reports.append, total=3000, clock=lambda: now_s)
     for now_s, done in [(0.0, 0), (10.0, 1000), (12.0, 1400), (14.0, 1800)]:  # noqa: B007 - the clock reads it
         meter.report(done, "model.bin")
-    assert (told[0].rate, told[0].eta) == (None, None)
-    assert (told[1].rate, told[1].eta) == (100.0, 20.0)
-    assert (told[-1].rate, told[-1].eta) == (200.0, 6.0)  # the slow start is forgotten
+    assert (reports[0].rate, reports[0].eta) == (None, None)
+    assert (reports[1].rate, reports[1].eta) == (100.0, 20.0)
+    assert (reports[-1].rate, reports[-1].eta) == (200.0, 6.0)  # the slow start is forgotten
 
 
 def test_reports_are_rate_limited() -> None:
-    told: list[Progress] = []
+    reports: list[Progress] = []
     now_s = 0.0
-    meter = Meter("toy", told.append, total=100, clock=lambda: now_s)
+    meter = Meter("toy", reports.append, total=100, clock=lambda: now_s)
     add = meter.adder("a")
     for _ in range(50):
         add(1)
         now_s += 0.001
-    assert [progress.done for progress in told] == [1]
+    assert [progress.done for progress in reports] == [1]
     now_s += 0.1
     add(1)
-    assert told[-1].done == 51
+    assert reports[-1].done == 51
 
 
 def test_a_new_file_a_new_phase_and_the_end_are_reported_at_once() -> None:
-    told: list[Progress] = []
-    meter = Meter("toy", told.append, total=100, clock=lambda: 0.0)
+    reports: list[Progress] = []
+    meter = Meter("toy", reports.append, total=100, clock=lambda: 0.0)
     meter.report(1, "a")
     meter.report(2, "a")
     meter.report(3, "b")
     meter.report(3, "b", "retrying")
     meter.report(100, "b", "downloading")
     meter.report(100, detail="verifying")
-    assert [(one.done, one.file, one.detail) for one in told] == [
+    assert [(one.done, one.file, one.detail) for one in reports] == [
         (1, "a", "downloading"),
         (3, "b", "downloading"),
         (3, "b", "retrying"),

@@ -18,7 +18,7 @@ import psutil
 
 from whisperd_testing import RunningDaemon, until
 
-__all__ = ["Signs", "certain_slope", "grown", "look", "slope"]
+__all__ = ["Signs", "certain_slope", "grown", "measure", "slope"]
 
 CERTAINTY = 1.645
 """The required certainty of a trend in standard deviations: 95 %, one-sided."""
@@ -38,7 +38,7 @@ class Signs:
     """All objects by type. Some are created once, some only now and then; none may leak each time."""
 
 
-def look(daemon: RunningDaemon, temporary: Path) -> Signs:
+def measure(daemon: RunningDaemon, temporary: Path) -> Signs:
     """Make a daemon free what it can, and measure what is left. Its `TIDY` and `TMPDIR` must be set."""
     tidy = Path(daemon.env["TIDY"])
     tidy.unlink(missing_ok=True)

@@ -116,7 +116,7 @@ def load(params: LoadParams) -> ToyEngine:
     while (folder / "hold_load").exists():
         time.sleep(0.005)
     time.sleep(behaviour.get("load_s", 0))
-    leave_to_chance(folder, behaviour)
+    behave_randomly(folder, behaviour)
     obey_environment()
     if behaviour.get("load_library"):
         ctypes.CDLL(behaviour["load_library"])
@@ -141,7 +141,7 @@ def obey_environment() -> None:
         raise RuntimeError(os.environ["TOY_LOAD_ERROR"])
 
 
-def leave_to_chance(folder: Path, behaviour: dict) -> None:
+def behave_randomly(folder: Path, behaviour: dict) -> None:
     """Sleep for a random time and fail at random: differently at each load, reproducibly for a seed."""
     load = (folder / "loads.jsonl").read_text().count("\n")
     chance = random.Random(f"{behaviour.get('seed')} {load}")
@@ -275,9 +275,9 @@ class ToyEngine:
             die(behaviour["poison"])
         if behaviour.get("stuck_s", durations[0]) in durations:
             hang(behaviour.get("stuck"))
-        self._crash_as_told()
+        self._crash_if_asked()
 
-    def _crash_as_told(self) -> None:
+    def _crash_if_asked(self) -> None:
         marker = self._folder / "crash"  # contains the name of a signal, optionally after "once"
         with suppress(FileNotFoundError):  # another replica may delete it
             *once, name = marker.read_text().split() or [""]

@@ -20,7 +20,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="permissions, pipes and de
 
 
 @pytest.fixture(autouse=True)
-def as_before(shared: RunningDaemon, tone: str) -> Iterator[None]:
+def daemon_unaffected(shared: RunningDaemon, tone: str) -> Iterator[None]:
     """Check after each test that the same daemon still works as before."""
     before = shared.ctl("daemon", "status", "--json").json
     yield

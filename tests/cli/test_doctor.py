@@ -58,7 +58,7 @@ def doctor(user: RunningDaemon, *options: str) -> tuple[int, dict[str, list[dict
     return done.status, checks
 
 
-def finds(user: RunningDaemon, name: str, status: str, said: str, *options: str) -> None:
+def check_finds(user: RunningDaemon, name: str, status: str, said: str, *options: str) -> None:
     """Check that the doctor reports exactly this problem under this name."""
     _, checks = doctor(user, *options)
     (found,) = [one for one in checks[name] if one["status"] != "ok"]
@@ -89,40 +89,40 @@ class TestWithoutADaemon:
 
     def test_invalid_settings(self, user: RunningDaemon) -> None:
         user.settings("[runtime]\nworkerz = 2\n")
-        finds(user, "settings", "broken", "Did you mean `workers`?")
-        finds(user, "daemon", "broken", "No daemon answers.")
+        check_finds(user, "settings", "broken", "Did you mean `workers`?")
+        check_finds(user, "daemon", "broken", "No daemon answers.")
 
     def test_a_state_folder_that_is_a_file(self, user: RunningDaemon) -> None:
         Path(user.env["WHISPERD_STATE_DIR"]).touch()
-        finds(user, "state folder", "broken", "is not a folder")
-        finds(user, "daemon", "broken", "No daemon answers.")
+        check_finds(user, "state folder", "broken", "is not a folder")
+        check_finds(user, "daemon", "broken", "No daemon answers.")
 
     def test_an_invalid_database(self, user: RunningDaemon) -> None:
         state = Path(user.env["WHISPERD_STATE_DIR"])
         state.mkdir(mode=0o700)
         (state / "whisperd.sqlite3").write_text("this is no data base, though it is long enough" * 100)
-        finds(user, "database", "broken", "whisperctl daemon restart", "--no-start")
-        finds(
+        check_finds(user, "database", "broken", "whisperctl daemon restart", "--no-start")
+        check_finds(
             user, "database", "warning", "damaged and replaced by an empty one"
         )  # the doctor has started the daemon
 
     def test_missing_bundles_and_models_in_offline_mode(self, user: RunningDaemon) -> None:
         user.env["WHISPERD_OFFLINE"] = "1"
-        finds(user, "bundle", "broken", "media is not installed", "--no-start")
-        finds(user, "models", "warning", "downloads are forbidden", "--no-start")
+        check_finds(user, "bundle", "broken", "media is not installed", "--no-start")
+        check_finds(user, "models", "warning", "downloads are forbidden", "--no-start")
 
     def test_interfering_libraries(self, user: RunningDaemon, tmp_path: Path) -> None:
         (tmp_path / "cuda").mkdir()
         (tmp_path / "cuda" / "libcublas.so.11").touch()
         user.env["CUDA_PATH"] = "/no/such/folder"
-        finds(user, "libraries", "warning", "CUDA_PATH", "--no-start")
+        check_finds(user, "libraries", "warning", "CUDA_PATH", "--no-start")
         del user.env["CUDA_PATH"]
         if sys.platform == "linux":
             user.env["LD_LIBRARY_PATH"] = str(tmp_path / "cuda")
-            finds(user, "libraries", "warning", "libcublas.so.11", "--no-start")
+            check_finds(user, "libraries", "warning", "libcublas.so.11", "--no-start")
             del user.env["LD_LIBRARY_PATH"]
             user.env["LD_PRELOAD"] = "/no/such/library.so"
-            finds(user, "libraries", "warning", "LD_PRELOAD loads /no/such/library.so", "--no-start")
+            check_finds(user, "libraries", "warning", "LD_PRELOAD loads /no/such/library.so", "--no-start")
 
     def test_a_plugin_that_cannot_be_imported(self, user: RunningDaemon, tmp_path: Path) -> None:
         info = tmp_path / "site" / "broken_backend-1.0.dist-info"
@@ -130,20 +130,20 @@ class TestWithoutADaemon:
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-backend\nVersion: 1.0\n")
         (info / "entry_points.txt").write_text("[whisperd]\nbroken = no_such_module\n")
         user.env["PYTHONPATH"] += f"{os.pathsep}{info.parent}"
-        finds(user, "plugin", "warning", "broken", "--no-start")
+        check_finds(user, "plugin", "warning", "broken", "--no-start")
 
     @posix_only
     def test_permissions(self, user: RunningDaemon) -> None:
         state, natives = (Path(user.env[name]) for name in ("WHISPERD_STATE_DIR", "WHISPERD_NATIVE_DIR"))
         state.mkdir()
         state.chmod(0o755)
-        finds(user, "state folder", "warning", "chmod 700", "--no-start")
+        check_finds(user, "state folder", "warning", "chmod 700", "--no-start")
         natives.mkdir()
         natives.chmod(0o777)
-        finds(user, "bundle folder", "warning", "chmod go-w", "--no-start")
+        check_finds(user, "bundle folder", "warning", "chmod go-w", "--no-start")
         folder = Path(user.socket).parent
         folder.chmod(0o777)
-        finds(user, "socket", "broken", f"chmod 700 {folder}", "--no-start")
+        check_finds(user, "socket", "broken", f"chmod 700 {folder}", "--no-start")
         folder.chmod(0o700)
 
     @pytest.mark.skipif("os.name != 'posix' or os.geteuid() != 0", reason="only root can change owners")
@@ -152,11 +152,11 @@ class TestWithoutADaemon:
         state.mkdir(mode=0o700)
         (state / "daemon.log").touch()
         os.chown(state / "daemon.log", 65534, 65534)
-        finds(user, "state folder", "broken", "sudo chown -R", "--no-start")
+        check_finds(user, "state folder", "broken", "sudo chown -R", "--no-start")
 
     def test_something_else_in_place_of_the_socket(self, user: RunningDaemon) -> None:
         Path(user.socket).touch()
-        finds(user, "socket", "broken", "is not a socket", "--no-start")
+        check_finds(user, "socket", "broken", "is not a socket", "--no-start")
         Path(user.socket).unlink()
 
 
@@ -178,7 +178,7 @@ class TestWithADaemon:
         database = user.start().folder / "state" / "whisperd.sqlite3"
         shutil.copy(database, database.with_name("copy"))
         database.with_name("copy").replace(database)
-        finds(user, "database", "broken", "deleted or replaced")
+        check_finds(user, "database", "broken", "deleted or replaced")
 
     def test_the_doctor_starts_the_daemon(self, user: RunningDaemon) -> None:
         _, checks = doctor(user)
@@ -189,23 +189,23 @@ class TestWithADaemon:
         user.start()
         user.signal(signal.SIGKILL)
         user.wait()
-        finds(user, "socket", "warning", "left behind", "--no-start")
-        finds(user, "crashes", "warning", "The daemon ended once")  # a new daemon has started since
+        check_finds(user, "socket", "warning", "left behind", "--no-start")
+        check_finds(user, "crashes", "warning", "The daemon ended once")  # a new daemon has started since
         _, checks = doctor(user)
         assert checks["socket"][0]["status"] == "ok"
 
     @posix_only
     def test_a_daemon_whose_socket_was_deleted(self, user: RunningDaemon) -> None:
         Path(user.start().socket).unlink()
-        finds(user, "socket", "broken", "its socket", "--no-start")
+        check_finds(user, "socket", "broken", "its socket", "--no-start")
 
     @posix_only
     def test_an_engine_that_crashes(self, user: RunningDaemon, tmp_path: Path) -> None:
         model = toy_model(tmp_path / "toy", load_signal="SIGSEGV")
         user.start()
         assert user.ctl("runtimes", "create", "ill", "--model", str(model), "--load").status == 1
-        finds(user, "crashes", "warning", "An engine ended 3 times in the last 7 days (signal SIGSEGV)")
-        finds(user, "runtime", "warning", "ill failed")
+        check_finds(user, "crashes", "warning", "An engine ended 3 times in the last 7 days (signal SIGSEGV)")
+        check_finds(user, "runtime", "warning", "ill failed")
 
     def test_a_model_with_a_changed_byte(self, user: RunningDaemon, tmp_path: Path) -> None:
         user.start()
@@ -213,7 +213,7 @@ class TestWithADaemon:
         _, checks = doctor(user)
         assert checks["models"][0]["message"] == "mine: intact"
         (Path(user.env["WHISPERD_MODELS_DIR"]) / "installed" / "mine" / "model.bin").write_text("{]")
-        finds(user, "model", "broken", "whisperctl models pull mine")
+        check_finds(user, "model", "broken", "whisperctl models pull mine")
 
     def test_a_bundle_with_a_changed_byte(self, user: RunningDaemon, tmp_path: Path) -> None:
         (tmp_path / "wheels").mkdir()
@@ -227,7 +227,7 @@ class TestWithADaemon:
         assert "toy-cpu 1.0, intact" in [one["message"] for one in checks["bundle"]]
         library = Path(installed.json["path"]) / "toylib" / "lib.so"
         library.write_bytes(bytes(999) + b"\1")
-        finds(user, "bundle", "broken", "whisperctl natives install toy-cpu")
+        check_finds(user, "bundle", "broken", "whisperctl natives install toy-cpu")
         assert user.ctl("natives", "install", "toy-cpu").status == 0
         assert doctor(user)[0] == 0
 
@@ -243,7 +243,7 @@ def test_a_daemon_of_another_version(user: RunningDaemon) -> None:
     old = ScriptedDaemon(
         Path(user.socket), session_hello=hello, daemon_status={"pid": 1}, doctor_check=unknown
     )
-    finds(user, "daemon", "warning", "has version 0.0.1")
+    check_finds(user, "daemon", "warning", "has version 0.0.1")
     _, checks = doctor(user)
     assert "settings" in checks and "runtimes" not in checks
     old.close()
@@ -275,13 +275,13 @@ def test_a_report_contains_nothing_private(
     user.ctl("transcribe", "--no-vad", "--model", poisoned, str(recording))
     done = user.ctl("transcribe", "--no-vad", "--model", toy("whole"), str(recording))
     assert done.status == 0, done
-    told = user.ctl("doctor", "--report")
+    shown = user.ctl("doctor", "--report")
     secrets = ["maria", "schmidt", "divorce", "talks", "transcribe 2.00", str(home), str(tmp_path)]
-    assert [secret for secret in secrets if secret.lower() in told.out.lower()] == [], told.out
+    assert [secret for secret in secrets if secret.lower() in shown.out.lower()] == [], shown.out
     # These may be short, and happen to be part of another word or of a random name.
-    words = re.findall(r"[^\W_]+", told.out.replace("USER", "").replace("HOST", "").lower())
+    words = re.findall(r"[^\W_]+", shown.out.replace("USER", "").replace("HOST", "").lower())
     for name in (getpass.getuser(), platform.node()):
         parts = re.findall(r"[^\W_]+", name.lower())
         said = any(words[place : place + len(parts)] == parts for place in range(len(words)))
-        assert not (parts and said), f"{name}: {told.out}"
-    assert "NAME failed" in told.out and "~/state" in told.out and told.err == "", told
+        assert not (parts and said), f"{name}: {shown.out}"
+    assert "NAME failed" in shown.out and "~/state" in shown.out and shown.err == "", shown

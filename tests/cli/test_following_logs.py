@@ -12,7 +12,7 @@ import pytest
 from whisperd.cli import logs
 
 
-class UntilItSays(io.StringIO):
+class InterruptingStream(io.StringIO):
     """A stream that interrupts its writer, like Ctrl-C, once the output ends with these words."""
 
     def __init__(self, last_words: str) -> None:
@@ -41,7 +41,7 @@ def test_lines_written_just_before_a_rotation_are_printed(
         return was_rotated(file, followed)
 
     monkeypatch.setattr(logs, "_was_rotated", rotated_just_now)
-    output = UntilItSays("new one\n")
+    output = InterruptingStream("new one\n")
     with pytest.raises(KeyboardInterrupt):
         logs.follow(path, 0, output)
     assert output.getvalue() == "the last of the old one\nthe first of the new one\n"
@@ -55,7 +55,7 @@ def test_a_truncated_file_is_read_from_its_beginning(tmp_path: Path, monkeypatch
         path.write_text("new\n")
 
     monkeypatch.setattr(logs.time, "sleep", wait)
-    output = UntilItSays("new\n")
+    output = InterruptingStream("new\n")
     with pytest.raises(KeyboardInterrupt):
         logs.follow(path, 0, output)
     assert output.getvalue() == "new\n"
@@ -65,7 +65,7 @@ def test_lines_written_while_printing_the_last_ones_are_printed(tmp_path: Path) 
     path = tmp_path / "daemon.log"
     path.write_text("one\ntwo\n")
 
-    class Slow(UntilItSays):
+    class Slow(InterruptingStream):
         def write(self, text: str) -> int:
             if not self.getvalue():
                 with path.open("a") as log:

@@ -37,20 +37,20 @@ VARIANTS = (
 TOY = Backend("toy", "", VARIANTS)
 
 
-def told(hardware: Hardware) -> dict[str, Any]:
+def answer_about(hardware: Hardware) -> dict[str, Any]:
     """Return the daemon's answer as a client reads it."""
     answer = describe(hardware, judge([(TOY, variant) for variant in VARIANTS], hardware))
     return dict(msgspec.json.decode(msgspec.json.encode(answer)))
 
 
 def lines(name: str) -> list[str]:
-    return page(told(computer(name)), 80)
+    return page(answer_about(computer(name)), 80)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("width", [80, 100])
 def test_every_page_fits_the_width(name: str, width: int) -> None:
-    answer = told(computer(name))
+    answer = answer_about(computer(name))
     assert set(answer) == KEYS
     shown = page(answer, width)
     assert all(len(line) <= width or " " not in line[LABEL_CELLS:] for line in shown)
@@ -92,13 +92,13 @@ def test_an_unusable_variant_has_a_reason_and_a_fix() -> None:
 
 
 def test_a_processor_of_an_unknown_model_is_labelled_so() -> None:
-    answer = told(computer("docker_v1"))
+    answer = answer_about(computer("docker_v1"))
     answer["processor"] |= {"vendor": None, "model": None}
     assert "Processor  unknown model" in page(answer, 80)
 
 
 def test_features_of_one_family_are_grouped() -> None:
-    answer = told(computer("docker_v1"))
+    answer = answer_about(computer("docker_v1"))
     answer["processor"]["features"] = ["avx", "avx512f", "avx512_vnni", "amx_tile", "amx_int8", "dotprod"]
     assert "           AVX, AVX-512 (F, VNNI), AMX INT8, dot product" in page(answer, 80)
 
@@ -128,7 +128,7 @@ def test_gpus_and_libraries_are_shown() -> None:
 def test_unknown_facts_are_shown_with_their_reason() -> None:
     why = "The detection process crashed (signal SIGSEGV)."
     nothing = Hardware(unknown=dict.fromkeys(("system", "processor", "memory", "blas"), why))
-    shown = page(told(nothing), 80)
+    shown = page(answer_about(nothing), 80)
     assert "Processor  unknown: The detection process crashed (signal SIGSEGV)." in shown
     assert "CUDA       unknown:" in shown
 
@@ -159,5 +159,5 @@ def test_variants_and_bundles_are_judged_alike(shared: RunningDaemon) -> None:
     both = variants.keys() & bundles.keys()
     assert both
     for name in both:
-        told = [(one["usable"], one["reason"], one["fix"]) for one in (variants[name], bundles[name])]
-        assert told[0] == told[1]
+        judgements = [(one["usable"], one["reason"], one["fix"]) for one in (variants[name], bundles[name])]
+        assert judgements[0] == judgements[1]

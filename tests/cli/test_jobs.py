@@ -144,8 +144,8 @@ def test_cancel_several_at_once(shared: RunningDaemon, held: Path, done_job: str
     assert done.status == 1
     assert done.out == f"{first} is cancelled\n{done_job} is completed\n"
     assert done.err.splitlines()[0] == "whisperctl: nobody: There is no job 'nobody'."
-    told = shared.ctl("jobs", "cancel", first, "nobody", "--json").json
-    assert [(one["id"], one["error"]["code"]) for one in told] == [
+    answers = shared.ctl("jobs", "cancel", first, "nobody", "--json").json
+    assert [(one["id"], one["error"]["code"]) for one in answers] == [
         (first, "job.cancelled"),
         ("nobody", "job.unknown"),
     ]

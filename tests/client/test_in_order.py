@@ -13,7 +13,7 @@ def test_every_segment_arrives_once_and_in_order(count: int, data: st.DataObject
     segments = tuple(Segment(index, index, index + 1.0, f"text {index}") for index in range(count))
     transcript = Transcript("", "en", count, segments, {})
     # Events may be missed, or repeated for a late subscriber; they never arrive out of order.
-    told = data.draw(st.lists(st.integers(0, max(count - 1, 0)), max_size=40).map(sorted)) if count else []
+    indexes = data.draw(st.lists(st.integers(0, max(count - 1, 0)), max_size=40).map(sorted)) if count else []
     in_order = InOrder()
-    shown = [segments[index] for index in told if in_order.is_next(index)]
+    shown = [segments[index] for index in indexes if in_order.is_next(index)]
     assert [*shown, *in_order.rest(transcript)] == list(segments)

@@ -212,13 +212,13 @@ def test_an_interrupted_submission_is_undone_once_its_id_is_known(
     is_answered: bool,
 ) -> None:
     wire, far = ends
-    told = [1, 0, None, {"id": "five"}]
+    reply = [1, 0, None, {"id": "five"}]
     receive = wire._receive
 
     def interrupt(_: object) -> None:
         monkeypatch.undo()
         if is_answered:
-            answer(far, told)
+            answer(far, reply)
             receive(None)
         raise KeyboardInterrupt
 
@@ -226,7 +226,7 @@ def test_an_interrupted_submission_is_undone_once_its_id_is_known(
     with pytest.raises(KeyboardInterrupt):
         Client(wire).submit(source)
     if not is_answered:
-        answer(far, told)
+        answer(far, reply)
     answer(far, event(1))
     wire.next_event()
     unpacker = msgpack.Unpacker()

@@ -66,7 +66,7 @@ def test_memory_pressure_unloads_only_idle_runtimes(
     daemon.make_default(default)
     tone = str(write_tone(tmp_path / "tone.wav", 1.0))
     with daemon.connect() as client:
-        until(lambda: status(daemon, default) == "loaded", "the default")
+        until(lambda: status(daemon, default) == "loaded", "the default to load")
         for name, model in (("idle", idle), ("busy", str(held))):
             client.runtimes.create(name, model)
             client.runtimes.load(name)
@@ -166,7 +166,7 @@ def test_suspension_is_noticed_and_work_continues(
         job = submit(client, str(write_tone(tmp_path / "tone.wav", 1.0)), str(held), "normal")
         until(lambda: client.jobs.show(job)["status"] == "running", "the job")
         computer.slept(28_800.0)
-        until(lambda: "was suspended for 28800 s" in daemon.log(), "the morning")
+        until(lambda: "was suspended for 28800 s" in daemon.log(), "the suspension to be logged")
         (held / "hold").unlink()
         assert client.jobs.wait(job)["text"]
     until(lambda: "whisperd_suspended_seconds_total 28800\n" in daemon.ctl("daemon", "metrics").out)

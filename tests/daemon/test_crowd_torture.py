@@ -129,13 +129,13 @@ class Crowd:
         does_hang_up = member.random.random() < 0.15
         patience_s = member.random.choice((0.001, 0.01, 0.05)) if does_hang_up else None
         noun, verb, act = member.choose()
-        with self._told(f"{noun}.{verb}"), not_hanging(f"{noun}.{verb}"), anyio.move_on_after(patience_s):
+        with self._counted(f"{noun}.{verb}"), not_hanging(f"{noun}.{verb}"), anyio.move_on_after(patience_s):
             answer = await act()
             assert "internal.error" not in repr(answer), answer
         return not does_hang_up
 
     @contextmanager
-    def _told(self, action: str) -> Iterator[None]:
+    def _counted(self, action: str) -> Iterator[None]:
         """Count an action, which may be refused only because of concurrent actions of others."""
         try:
             yield
@@ -311,7 +311,7 @@ class Member:
         """Send the same request twice concurrently; one may be refused."""
 
         async def once() -> None:
-            with self._crowd._told("twice"):
+            with self._crowd._counted("twice"):
                 await ask()
 
         async with open_task_group() as tasks:

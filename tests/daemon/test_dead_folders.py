@@ -54,7 +54,7 @@ if "DEAD_UPLOADS" in os.environ:
 
 
 @pytest.fixture
-def haunted(tmp_path: Path, make_daemon: MakeDaemon) -> Callable[..., RunningDaemon]:
+def start_with_dead_folder(tmp_path: Path, make_daemon: MakeDaemon) -> Callable[..., RunningDaemon]:
     """Return a function that starts a daemon for which every access to /dead hangs."""
     (tmp_path / "sitecustomize.py").write_text(HANG)
 
@@ -66,16 +66,16 @@ def haunted(tmp_path: Path, make_daemon: MakeDaemon) -> Callable[..., RunningDae
     return start
 
 
-def test_a_job_on_a_dead_file_is_refused(haunted: Callable[..., RunningDaemon]) -> None:
-    with RawClient(haunted(0.2)) as client, pytest.raises(WhisperdError) as caught:
+def test_a_job_on_a_dead_file_is_refused(start_with_dead_folder: Callable[..., RunningDaemon]) -> None:
+    with RawClient(start_with_dead_folder(0.2)) as client, pytest.raises(WhisperdError) as caught:
         client.request("jobs.submit", {"input": {"path": DEAD}})
     assert caught.value.code == "audio.not_readable"
     assert "does not answer" in caught.value.message
     assert caught.value.fix
 
 
-def test_a_model_in_a_dead_folder_is_refused(haunted: Callable[..., RunningDaemon]) -> None:
-    with RawClient(haunted(0.2)) as client:
+def test_a_model_in_a_dead_folder_is_refused(start_with_dead_folder: Callable[..., RunningDaemon]) -> None:
+    with RawClient(start_with_dead_folder(0.2)) as client:
         for method, params in (
             ("models.path", {"name": "/dead/model"}),
             ("models.pull", {"name": "/dead/model"}),
@@ -88,9 +88,9 @@ def test_a_model_in_a_dead_folder_is_refused(haunted: Callable[..., RunningDaemo
 
 
 def test_many_dead_files_block_neither_others_nor_shutdown(
-    haunted: Callable[..., RunningDaemon], some_file: str, endless: str
+    start_with_dead_folder: Callable[..., RunningDaemon], some_file: str, endless: str
 ) -> None:
-    daemon = haunted(3600)
+    daemon = start_with_dead_folder(3600)
     with RawClient(daemon) as client, RawClient(daemon) as other:
         client.send(*([0, number, "jobs.submit", [{"input": {"path": DEAD}}]] for number in range(50)))
         assert isinstance(other.request("models.list"), list)
@@ -102,9 +102,9 @@ def test_many_dead_files_block_neither_others_nor_shutdown(
 
 @pytest.mark.parametrize("is_taken", [False, True])
 def test_a_slow_deletion_of_an_upload_does_not_hold_its_client(
-    haunted: Callable[..., RunningDaemon], endless: str, is_taken: bool
+    start_with_dead_folder: Callable[..., RunningDaemon], endless: str, is_taken: bool
 ) -> None:
-    daemon = haunted(0.5, DEAD_UPLOADS="1")
+    daemon = start_with_dead_folder(0.5, DEAD_UPLOADS="1")
     with RawClient(daemon) as other:
         with RawClient(daemon) as client:
             upload = client.request("uploads.create")["id"]
@@ -116,8 +116,8 @@ def test_a_slow_deletion_of_an_upload_does_not_hold_its_client(
         until(lambda: other.request("daemon.status")["clients"] == 1)
 
 
-def test_hanging_work_does_not_block_shutdown(haunted: Callable[..., RunningDaemon]) -> None:
-    daemon = haunted(0.5, DEAD_STORE="1")
+def test_hanging_work_does_not_block_shutdown(start_with_dead_folder: Callable[..., RunningDaemon]) -> None:
+    daemon = start_with_dead_folder(0.5, DEAD_STORE="1")
     with RawClient(daemon) as client:
         client.send([0, 1, "models.list", []])
         client.request("daemon.status")

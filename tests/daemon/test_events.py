@@ -116,7 +116,7 @@ def test_invalid_subscriptions_are_refused(daemon: RunningDaemon, params: dict[s
 
 
 def test_the_size_of_a_call_is_limited(daemon: RunningDaemon) -> None:
-    """It is sent with every event."""
+    """The call is sent with every event, so its size is limited."""
     with RawClient(daemon) as client:
         for size, fits in ((16_000, True), (17_000, False)):
             params = {"topics": ["jobs"], "call": {"method": "m", "args": ["x" * size]}}

@@ -126,8 +126,10 @@ def test_events_of_unfinished_jobs_are_kept_longest() -> None:
     events.publish_job(JobQueued(id="one", position=0))  # it is retried
     for index in range(2):
         events.publish_job(segment("one", index))
-    told = {job: subscribed(events, f"job:{job}").events[0] for job in ("long", "one", "two", "three")}
-    assert [job for job, first in told.items() if first["type"] == "events.missed"] == ["two"]
+    first_events = {
+        job: subscribed(events, f"job:{job}").events[0] for job in ("long", "one", "two", "three")
+    }
+    assert [job for job, first in first_events.items() if first["type"] == "events.missed"] == ["two"]
 
 
 def test_an_event_is_encoded_once_for_all_subscribers(monkeypatch: pytest.MonkeyPatch) -> None:

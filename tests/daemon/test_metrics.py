@@ -1,4 +1,4 @@
-"""`daemon.metrics`: Prometheus reads what actually happened."""
+"""`daemon.metrics` reports in Prometheus's format what actually happened."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from prometheus_client.parser import text_string_to_metric_families
 import vital_signs
 from chores import CHORES, DEFAULT_MODEL, ENDS, KILLS, SOUND, Chore, Do, Household
 from crowd import not_hanging
-from vital_signs import Signs, certain_slope, grown, look, slope
+from vital_signs import Signs, certain_slope, grown, measure, slope
 from whisperd.client import AsyncClient
 from whisperd.tasks import open_task_group
 from whisperd_testing import TESTS, RunningDaemon, until
@@ -39,7 +39,7 @@ CYCLES = 5
 """Cycles of the short campaign."""
 WARM_UP = 10 if LONG_S else 2
 """The first cycles, which create everything that is created only once."""
-TOLD_EVERY = 5
+PRINT_EVERY = 5
 """Cycles per printed line."""
 CHILDREN = ("whisperd.worker.main", "whisperd.audio.decoder", "whisperd.folder_changes")
 """Children of which exactly one exists at rest."""
@@ -120,8 +120,8 @@ class Soak:
                 signs = self._at_rest(self.signs[0].counts if is_warm else None)
                 self.signs = [*self.signs, signs] if is_warm else [signs]
                 self._check_sizes()
-                if number % TOLD_EVERY == 0:
-                    self._tell(number)
+                if number % PRINT_EVERY == 0:
+                    self._print_progress(number)
 
     async def _do_all(self, number: int) -> None:
         """Do all chores with a pool of clients, then those that kill, one after the other."""
@@ -153,9 +153,9 @@ class Soak:
         assert self._home.acknowledged <= set(jobs)
         assert set(jobs.values()) <= set(ENDS.values()), jobs
         ended = await _ends(client)
-        assert ended - self._ended == len(jobs) + self._home.ended_besides
+        assert ended - self._ended == len(jobs) + self._home.hidden_ends
         assert (await client.jobs.clear(purge=True))["cleared"] == len(jobs)
-        self._ended, self._home.ended_besides = ended, 0
+        self._ended, self._home.hidden_ends = ended, 0
         self._home.acknowledged.clear()
 
     def _check_log(self) -> None:
@@ -174,7 +174,7 @@ class Soak:
         found: list[Signs] = []
 
         def is_at_rest() -> bool:
-            found.append(look(self._home.daemon, self._home.folder / "temporary"))
+            found.append(measure(self._home.daemon, self._home.folder / "temporary"))
             counts, objects = found[-1].counts, found[-1].objects
             has_children = {f"child {name}": 1 for name in CHILDREN}.items() <= counts.items()
             has_jobs = any(f"whisperd.jobs.{name}" in objects for name in OF_JOBS)
@@ -206,7 +206,7 @@ class Soak:
                 f"{name}: {values}; {grown(self.signs[0].objects, self.signs[-1].objects)}"
             )
 
-    def _tell(self, number: int) -> None:
+    def _print_progress(self, number: int) -> None:
         sizes = {name: int(value) for name, value in self.signs[-1].sizes.items()}
         last = self.signs[-MOST_VALUES:]
         slopes = {name: round(slope([one.sizes[name] for one in last])) for name in sizes}

@@ -92,7 +92,7 @@ def test_of_ten_concurrent_daemons_one_runs(unstarted: RunningDaemon) -> None:
     assert winner.wait(LIMIT_S) == 0
 
 
-def test_a_living_daemon_is_never_replaced(daemon: RunningDaemon) -> None:
+def test_a_live_daemon_is_never_replaced(daemon: RunningDaemon) -> None:
     inode = Path(daemon.socket).stat().st_ino
     status, said = failure(daemon)
     assert status == 3

@@ -29,7 +29,7 @@ from wheel_maker import lock_wheels, make_wheel
 pytestmark = pytest.mark.anyio
 
 
-class OfVariants(Computer):
+class ComputerWithVariants(Computer):
     """A computer that can use these variants, the best first."""
 
     def __init__(self, variants: Sequence[Variant]) -> None:
@@ -73,7 +73,10 @@ def install(root: Path, variant: Variant) -> None:
 
 async def needed(root: Path, variants: Sequence[Variant]) -> list[str]:
     facts = await gather(
-        NativeStore(root), ModelStore(root / "models", sources=()), OfVariants(variants), root / "config.toml"
+        NativeStore(root),
+        ModelStore(root / "models", sources=()),
+        ComputerWithVariants(variants),
+        root / "config.toml",
     )
     return [bundle.name for bundle in facts.bundles if bundle.needed]
 
@@ -113,7 +116,7 @@ async def test_inaccessible_folders_are_reported(
             facts = await gather(
                 NativeStore(root / "native"),
                 ModelStore(root / "models", sources=()),
-                OfVariants(variants),
+                ComputerWithVariants(variants),
                 root / "disk" / "whisperd" / "config.toml",
             )
     assert {folder.role: folder.error for folder in facts.folders} == {
@@ -136,7 +139,9 @@ async def test_a_model_deleted_meanwhile_does_not_hide_others(
 
     monkeypatch.setattr(models, "list", list_models)
     monkeypatch.setattr(models, "find", find)
-    facts = await gather(NativeStore(tmp_path / "native"), models, OfVariants(variants), tmp_path / "c.toml")
+    facts = await gather(
+        NativeStore(tmp_path / "native"), models, ComputerWithVariants(variants), tmp_path / "c.toml"
+    )
     assert facts.models == (ModelFacts(name="damaged", damaged=("model.bin",)),)
 
 
@@ -149,5 +154,7 @@ async def test_logs_are_read_in_chronological_order(
     for name, line in {"daemon.log.10": begun, "daemon.log.9": ended, "daemon.log": begun}.items():
         (tmp_path / name).write_text(line)
     store = ModelStore(tmp_path / "models", sources=())
-    facts = await gather(NativeStore(tmp_path / "native"), store, OfVariants(variants), tmp_path / "c.toml")
+    facts = await gather(
+        NativeStore(tmp_path / "native"), store, ComputerWithVariants(variants), tmp_path / "c.toml"
+    )
     assert facts.crashes == (), "no daemon was killed"

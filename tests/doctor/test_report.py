@@ -23,7 +23,7 @@ PRIVATE = Private(
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "expected"),
     [
         ("/home/maria/.local/state/whisperd/daemon.log", "~/.local/state/whisperd/daemon.log"),
         ("/srv/our models is full", "<models folder> is full"),
@@ -45,8 +45,8 @@ PRIVATE = Private(
         ("12 MB/s and either/or", "12 MB/s and either/or"),
     ],
 )
-def test_private_parts_of_a_text_are_replaced(text: str, told: str) -> None:
-    assert scrubbed(text, PRIVATE) == told
+def test_private_parts_of_a_text_are_replaced(text: str, expected: str) -> None:
+    assert scrubbed(text, PRIVATE) == expected
 
 
 words = st.from_regex(r"[a-z][a-z0-9-]{0,11}", fullmatch=True)
@@ -63,14 +63,14 @@ texts = st.lists(
 @given(texts, words, words)
 def test_no_private_word_is_left(text: str, user: str, host: str) -> None:
     private = Private(home=f"/home/{user}", users=(user,), hosts=(host,), names=("maria",))
-    told = scrubbed(f"{text} {user} {host} /home/{user}/{text}", private)
+    scrubbed_text = scrubbed(f"{text} {user} {host} /home/{user}/{text}", private)
     for secret in (user, host, "maria"):
-        labels = re.sub("USER|HOST|NAME", "", told)
+        labels = re.sub("USER|HOST|NAME", "", scrubbed_text)
         assert (
             not re.search(rf"(?<![^\W_]){re.escape(secret)}(?![^\W_])", labels, re.IGNORECASE)
             or secret == "path"
         )
-    assert f"/home/{user}" not in told
+    assert f"/home/{user}" not in scrubbed_text
 
 
 def test_names_chosen_by_the_user_are_private() -> None:
