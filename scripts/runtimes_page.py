@@ -56,7 +56,7 @@ EVENTS: tuple[tuple[Event, str], ...] = (
     ("idle", "unused for its keep-alive"),
     ("evict", "another runtime needs its memory"),
     ("relieve", "the computer is short of memory"),
-    ("release", "the last waiting client leaves"),
+    ("release", "the last waiting client or job leaves"),
 )
 WAITED_FOR = ("prepared", "ready", "fallback", "release")
 
