@@ -1,22 +1,22 @@
-"""Errors that a person can act on: each is caused, through a real daemon and its socket.
+"""Errors that a user can act on, each caused through a real daemon and its socket.
 
 | code | caused by |
 | --- | --- |
-| `memory.not_enough` | memory that nobody has; last words of C++; a process that the system kills for it |
+| `memory.not_enough` | an impossible allocation; last words of C++; a process killed for its memory |
 | `memory.gpu_not_enough`, `cuda.driver_too_old`, `cuda.not_available` | the words of the library |
-| `library.missing`, `library.wrong_architecture` | a library: deleted, of 32 bits, of another processor |
-| `library.wrong_architecture` | an instruction that the processor does not have |
+| `library.missing`, `library.wrong_architecture` | a library: deleted, 32-bit, for another processor |
+| `library.wrong_architecture` | an instruction that the processor lacks |
 | `disk.full` | more than is free; a file that cannot grow, of a model and of a bundle |
-| `model.read_only`, `native.not_writable` | folders that may not be written to |
+| `model.read_only`, `native.not_writable` | folders without write permission |
 | `download.stuck`, `network.unreachable` | a hub and an index that fall silent in mid-file |
-| `model.unknown`, `hub.not_found` | names that nobody has |
+| `model.unknown`, `hub.not_found` | names that do not exist |
 | `hub.unauthorised` | a gated repository |
 | `network.captive_portal` | a login page in place of the hub |
-| `model.hash_mismatch`, `native.hash_mismatch` | a byte that is wrong |
+| `model.hash_mismatch`, `native.hash_mismatch` | a wrong byte |
 
-What each has to be: a message without the system's jargon, a fix that says what to do next and names
-what it is about, and a daemon that goes on. The rest of what may go wrong with the hub, pip and stores
-is in `tests/models` and `tests/natives`; all that libraries say is in `tests/worker/test_faults.py`.
+Each needs a message without system jargon and a fix that says what to do next and names its subject, and the
+daemon must keep working. The other failures of the hub, pip and stores are in `tests/models` and
+`tests/natives`; everything that libraries say is in `tests/worker/test_faults.py`.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ MakeDaemon = Callable[..., RunningDaemon]
 Toy = Callable[..., str]
 EXABYTE = 10**18
 
-posix_only = pytest.mark.skipif(os.name != "posix", reason="limits and permissions as on POSIX")
-linux_only = pytest.mark.skipif(sys.platform != "linux", reason="libraries and counters of Linux")
+posix_only = pytest.mark.skipif(os.name != "posix", reason="needs POSIX limits and permissions")
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs Linux libraries and counters")
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +75,7 @@ def hub() -> Iterator[Hub]:
 
 @pytest.fixture
 def downloads(make_daemon: MakeDaemon, hub: Hub, tmp_path: Path) -> RunningDaemon:
-    """A daemon, not started yet, that knows no other hub and has a store of its own."""
+    """A daemon, not yet started, that knows only this hub and has its own store."""
     places = {
         "HF_ENDPOINT": hub.url,
         "HF_HUB_OFFLINE": "0",
@@ -92,7 +92,7 @@ def downloads(make_daemon: MakeDaemon, hub: Hub, tmp_path: Path) -> RunningDaemo
 
 @pytest.fixture
 def wheels(tmp_path: Path) -> Path:
-    """A folder with the wheel of the bundle `toy-cpu`, which holds a real shared library."""
+    """A folder with the wheel of the bundle `toy-cpu`, which contains a real shared library."""
     folder = tmp_path / "wheels"
     folder.mkdir()
     found = importlib.util.find_spec("msgspec._core")
@@ -112,7 +112,7 @@ def index(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[IndexServer
 
 @pytest.fixture
 def bundles(make_daemon: MakeDaemon, index: IndexServer, wheels: Path, tmp_path: Path) -> RunningDaemon:
-    """A daemon, not started yet, whose toy engine has a native bundle, which comes from a local index."""
+    """A daemon, not yet started, whose toy engine has a native bundle on a local index."""
     lock = tmp_path / "toy.lock"
     lock.write_text(lock_wheels("toy-cpu", *wheels.glob("*.whl")).lock)
     settings = {
@@ -130,7 +130,7 @@ def bundles(make_daemon: MakeDaemon, index: IndexServer, wheels: Path, tmp_path:
 
 
 def failure(ask: Callable[..., Any], *arguments: Any, **options: Any) -> WhisperdError:
-    """What is answered, which has to be fit for a person."""
+    """Return the error of a request, and check that users can read it."""
     with pytest.raises(WhisperdError) as raised:
         ask(*arguments, **options)
     error = raised.value
@@ -150,7 +150,7 @@ def check_it_transcribes(client: Client, sound: Path, model: str) -> None:
     assert client.transcribe(sound, model=model, vad=False, language="en").text == "transcribe 2.00 s"
 
 
-def downloads_again(client: Client) -> None:
+def check_it_downloads(client: Client) -> None:
     assert client.models.pull(REPO)["installed"]
 
 
@@ -171,7 +171,7 @@ NO_GPU = "CUDA failed with error no CUDA-capable device is detected"
         (NO_GPU, "cuda.not_available", ("nvidia-smi", "--device cpu")),
     ],
 )
-def test_what_a_gpus_library_says(
+def test_errors_of_a_gpu_library(
     shared: RunningDaemon, toy: Toy, sound: Path, when: str, words: str, code: str, fix: tuple[str, ...]
 ) -> None:
     with shared.connect() as client:
@@ -185,7 +185,7 @@ def test_what_a_gpus_library_says(
 
 @posix_only
 @pytest.mark.parametrize("when", ["load_memory", "batch_memory"])
-def test_memory_that_nobody_has(shared: RunningDaemon, toy: Toy, sound: Path, when: str) -> None:
+def test_an_impossible_allocation(shared: RunningDaemon, toy: Toy, sound: Path, when: str) -> None:
     model = toy("large", **{when: 2**46 + 2**45})
     with shared.connect() as client:
         error = transcription_fails(client, sound, model)
@@ -197,7 +197,7 @@ def test_memory_that_nobody_has(shared: RunningDaemon, toy: Toy, sound: Path, wh
 
 
 @posix_only
-def test_the_last_words_of_an_engine(shared: RunningDaemon, toy: Toy, sound: Path) -> None:
+def test_the_last_words_of_an_engine_out_of_memory(shared: RunningDaemon, toy: Toy, sound: Path) -> None:
     words = "terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc"
     with shared.connect() as client:
         error = transcription_fails(client, sound, toy("large", load_words=words))
@@ -208,7 +208,7 @@ def test_the_last_words_of_an_engine(shared: RunningDaemon, toy: Toy, sound: Pat
 
 @pytest.fixture
 def small_memory() -> Iterator[Callable[[int], None]]:
-    """Confines a process, and what it starts from now on, to 800 megabytes of memory."""
+    """Confine a process, and those it starts later, to 800 MiB of memory."""
     lines = Path("/proc/self/cgroup").read_text().splitlines()
     memberships = {controllers: path for _, controllers, path in (line.split(":", 2) for line in lines)}
     version_1 = "memory" in memberships
@@ -235,7 +235,7 @@ def small_memory() -> Iterator[Callable[[int], None]]:
 
 @linux_only
 @pytest.mark.parametrize(("when", "times"), [("load_memory", 3), ("batch_memory", 2)])
-def test_an_engine_that_the_system_kills_for_its_memory(
+def test_an_engine_killed_by_the_system_for_its_memory(
     small_memory: Callable[[int], None], make_daemon: MakeDaemon, toy: Toy, sound: Path, when: str, times: int
 ) -> None:
     daemon = make_daemon().start()
@@ -250,7 +250,7 @@ def test_an_engine_that_the_system_kills_for_its_memory(
 
 
 @posix_only
-def test_an_engine_that_somebody_else_kills(shared: RunningDaemon, toy: Toy, sound: Path) -> None:
+def test_an_engine_killed_by_another_program(shared: RunningDaemon, toy: Toy, sound: Path) -> None:
     with shared.connect() as client:
         error = transcription_fails(client, sound, toy(load_signal="SIGKILL"))
         assert error.code == "worker.died"
@@ -260,12 +260,12 @@ def test_an_engine_that_somebody_else_kills(shared: RunningDaemon, toy: Toy, sou
 # Libraries.
 
 
-def of_32_bits(library: Path) -> None:
+def make_32_bit(library: Path) -> None:
     data = library.read_bytes()
     library.write_bytes(data[:4] + b"\x01" + data[5:])
 
 
-def of_another_processor(library: Path) -> None:
+def make_for_another_processor(library: Path) -> None:
     data = library.read_bytes()
     library.write_bytes(data[:18] + b"\xf3\x00" + data[20:])  # RISC-V
 
@@ -275,8 +275,8 @@ def of_another_processor(library: Path) -> None:
     ("harm", "code"),
     [
         (Path.unlink, "library.missing"),
-        (of_32_bits, "library.wrong_architecture"),
-        (of_another_processor, "library.wrong_architecture"),
+        (make_32_bit, "library.wrong_architecture"),
+        (make_for_another_processor, "library.wrong_architecture"),
     ],
 )
 def test_a_library_that_cannot_be_loaded(
@@ -289,7 +289,7 @@ def test_a_library_that_cannot_be_loaded(
     code: str,
 ) -> None:
     with toy_bundle(shared, bundles) as (client, bundled):
-        library = tmp_path / "lib.so"  # one of those that the bundle needs of the system
+        library = tmp_path / "lib.so"  # like a system library that the bundle needs
         library.write_bytes(bundled.read_bytes())
         model = toy(load_library=str(library))
         harm(library)
@@ -302,8 +302,8 @@ def test_a_library_that_cannot_be_loaded(
 
 
 @linux_only
-@pytest.mark.parametrize("harm", [Path.unlink, of_32_bits, of_another_processor])
-def test_a_library_of_the_bundle_is_mended_before_it_is_loaded(
+@pytest.mark.parametrize("harm", [Path.unlink, make_32_bit, make_for_another_processor])
+def test_a_damaged_library_of_the_bundle_is_repaired_before_loading(
     shared: RunningDaemon,
     bundles: RunningDaemon,
     toy: Toy,
@@ -320,8 +320,8 @@ def test_a_library_of_the_bundle_is_mended_before_it_is_loaded(
 
 @contextmanager
 def toy_bundle(shared: RunningDaemon, bundles: RunningDaemon) -> Iterator[tuple[Client, Path]]:
-    """A client of a daemon that has the bundle of the toy engine, and the library in it."""
-    with shared.connect() as client:  # the decoder's bundle is that of the other tests
+    """Yield a client of a daemon with the toy engine's bundle, and the bundle's library."""
+    with shared.connect() as client:  # share the decoder's bundle with the other tests
         media = Path(client.natives.install("media")["path"]).parent
     native_dir = Path(bundles.env["WHISPERD_NATIVE_DIR"])
     native_dir.mkdir()
@@ -343,7 +343,7 @@ def test_a_processor_that_is_too_old_for_the_engine(shared: RunningDaemon, toy: 
 # Disks.
 
 
-def test_a_model_that_is_larger_than_the_disk(downloads: RunningDaemon, hub: Hub) -> None:
+def test_a_model_larger_than_the_disk(downloads: RunningDaemon, hub: Hub) -> None:
     (commit,) = hub.repos[REPO]
     lfs = {"sha256": "0" * 64, "size": EXABYTE, "pointerSize": 134}
     large = {"rfilename": "model.bin", "size": EXABYTE, "blobId": "0" * 40, "lfs": lfs}
@@ -364,17 +364,17 @@ def test_a_model_that_is_larger_than_the_disk(downloads: RunningDaemon, hub: Hub
 
 
 @posix_only
-def test_a_disk_that_fills_up_under_a_model(downloads: RunningDaemon, hub: Hub) -> None:
+def test_a_disk_that_fills_up_during_a_model_download(downloads: RunningDaemon, hub: Hub) -> None:
     start_with_small_files(downloads)
     with downloads.connect() as client:
         error = failure(client.models.pull, REPO)
         assert error.code == "disk.full"
         assert REPO in error.message and "`whisperctl models remove NAME`" in error.fix
         hub.add(REPO, {**tiny_files(), "model.bin": b"little"})
-        downloads_again(client)
+        check_it_downloads(client)
 
 
-def test_a_bundle_that_is_larger_than_the_disk(bundles: RunningDaemon, index: IndexServer) -> None:
+def test_a_bundle_larger_than_the_disk(bundles: RunningDaemon, index: IndexServer) -> None:
     lock = Path(bundles.env["TOY_LOCK"])
     text = lock.read_text()
     size = next(word for word in text.replace(",", " ").split() if word.isdigit() and int(word) > 2 * 2**20)
@@ -390,7 +390,7 @@ def test_a_bundle_that_is_larger_than_the_disk(bundles: RunningDaemon, index: In
 
 
 @posix_only
-def test_a_disk_that_fills_up_under_a_bundle(bundles: RunningDaemon) -> None:
+def test_a_disk_that_fills_up_during_a_bundle_installation(bundles: RunningDaemon) -> None:
     start_with_small_files(bundles)
     with bundles.connect() as client:
         error = failure(client.natives.install, "toy-cpu")
@@ -400,9 +400,7 @@ def test_a_disk_that_fills_up_under_a_bundle(bundles: RunningDaemon) -> None:
 
 
 @posix_only
-def test_folders_that_may_not_be_written_to(
-    downloads: RunningDaemon, index: IndexServer, bundles: RunningDaemon
-) -> None:
+def test_read_only_folders(downloads: RunningDaemon, index: IndexServer, bundles: RunningDaemon) -> None:
     models = Path(downloads.env["WHISPERD_MODELS_DIR"])
     natives = Path(bundles.env["WHISPERD_NATIVE_DIR"])
     for folder in (models, natives):
@@ -437,13 +435,13 @@ def test_a_hub_that_falls_silent(downloads: RunningDaemon, hub: Hub) -> None:
         assert error.code == "download.stuck"
         assert REPO in error.message and "no data" in error.message.lower()
         assert "resumes" in error.fix
-        assert [child.cmdline() for child in downloads.children()] == [], "its process is gone"
+        assert [child.cmdline() for child in downloads.children()] == [], "the download process has ended"
         client.daemon.stop()
     downloads.wait()
     hub.gate.set()
-    downloads.settings("[models]\npackage_index = false\n")  # patient again: this computer may be busy
+    downloads.settings("[models]\npackage_index = false\n")  # the usual timeout: this computer may be busy
     with downloads.start().connect() as client:
-        downloads_again(client)
+        check_it_downloads(client)
 
 
 def test_an_index_that_falls_silent(bundles: RunningDaemon, index: IndexServer) -> None:
@@ -459,14 +457,14 @@ def test_an_index_that_falls_silent(bundles: RunningDaemon, index: IndexServer) 
         assert client.natives.install("toy-cpu")["name"] == "toy-cpu"
 
 
-def test_models_that_nobody_has(downloads: RunningDaemon, hub: Hub) -> None:
+def test_models_that_do_not_exist(downloads: RunningDaemon, hub: Hub) -> None:
     hub.answers.append(Answer("/api/models/Gone/", 404, {"X-Error-Code": "RepoNotFound"}))
     downloads.start()
     with downloads.connect() as client:
         for name, code, fix in (
             ("tini.en", "model.unknown", "tiny.en"),
             ("Gone/model", "hub.not_found", "`whisperctl models available`"),
-            ("Nobody/model", "hub.unauthorised", "Check the spelling"),  # the hub does not tell which
+            ("Nobody/model", "hub.unauthorised", "Check the spelling"),  # the hub does not say which
             (f"{REPO}@nothing", "hub.not_found", "another revision"),
         ):
             error = failure(client.models.pull, name)
@@ -483,7 +481,7 @@ def test_a_gated_repository(downloads: RunningDaemon, hub: Hub) -> None:
         assert error.code == "hub.unauthorised"
         assert REPO in error.fix and "HF_TOKEN" in error.fix and "`whisperctl daemon restart`" in error.fix
         hub.gated.clear()
-        downloads_again(client)
+        check_it_downloads(client)
 
 
 def test_a_login_page_in_place_of_the_hub(downloads: RunningDaemon, hub: Hub) -> None:
@@ -495,7 +493,7 @@ def test_a_login_page_in_place_of_the_hub(downloads: RunningDaemon, hub: Hub) ->
             assert error.code == "network.captive_portal"
             assert "login page" in error.message and "Log in" in error.fix
         hub.answers.clear()
-        downloads_again(client)
+        check_it_downloads(client)
 
 
 def test_a_wrong_byte_of_a_model(downloads: RunningDaemon, hub: Hub) -> None:
@@ -508,7 +506,7 @@ def test_a_wrong_byte_of_a_model(downloads: RunningDaemon, hub: Hub) -> None:
         assert "another source" in error.fix and f"`whisperctl models remove {REPO}`" in error.fix
         assert client.models.list() == []
         hub.flip = None
-        downloads_again(client)
+        check_it_downloads(client)
 
 
 def test_a_wrong_byte_of_a_bundle(bundles: RunningDaemon, index: IndexServer) -> None:

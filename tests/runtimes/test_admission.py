@@ -1,4 +1,4 @@
-"""Admission in memory: who has to leave for a newcomer, and what is told when that does not help."""
+"""Admission to memory: which runtimes are evicted for a new one, and the error when that does not help."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from whisperd_testing import RunningDaemon, batches, loads, until, write_tone
 
 MB = 1_000_000
 OTHER_FILES = 6
-"""Bytes of what else is in the folder of a toy model."""
+"""The size of the other files in a toy model's folder."""
 CPU = Variant(name="toy-cpu", lock=None, device="cpu", priority=1, compute_types=("int8",))
 CUDA = Variant(name="toy-cuda", lock=None, device="cuda", priority=1, compute_types=("float16",))
 
@@ -56,7 +56,7 @@ def runtime(
 
 @dataclass
 class House:
-    """The runtimes that are there, and the memory that they leave."""
+    """The loaded runtimes, and the memory that they leave."""
 
     admission: Admission
     memory: Memory
@@ -65,10 +65,10 @@ class House:
     tenants: list[Runtime] = field(default_factory=list)
     busy: set[str] = field(default_factory=set)
     leased_meanwhile: set[str] = field(default_factory=set)
-    """Those that somebody leases while the GPUs are being looked at."""
+    """The runtimes that become leased while the GPUs are queried."""
     evicted: list[str] = field(default_factory=list)
     on_the_way: set[str] = field(default_factory=set)
-    """Those that are being loaded or unloaded."""
+    """The runtimes that are being loaded or unloaded."""
 
     def occupants(self) -> list[Runtime]:
         return self.tenants
@@ -78,7 +78,7 @@ class House:
         return Life(status=status, leases=int(one.name in self.busy))
 
     def evict(self, one: Runtime) -> anyio.Event:
-        assert self.life(one).is_idle, "what is used is not unloaded"
+        assert self.life(one).is_idle, "a runtime in use is not evicted"
         self.tenants.remove(one)
         self.evicted.append(one.name)
         assert one.loaded is not None
@@ -115,8 +115,10 @@ def make_house(tmp_path: Path, available: int, *, limit: int = 0, gpu_free: int 
 
 
 @pytest.mark.anyio
-async def test_what_a_model_needs_is_told_by_its_own_files(tmp_path: Path, toy: Callable[..., str]) -> None:
-    """Not by those that were made of it, which may be half as large."""
+async def test_the_need_of_a_model_is_estimated_from_its_own_files(
+    tmp_path: Path, toy: Callable[..., str]
+) -> None:
+    """Not from the files converted from it, which may be half as large."""
     house, newcomer = make_house(tmp_path, 8000 * MB), runtime("new", model=toy())
     backend = Backend(
         name="toy", engine="", variants=(CPU,), need_bytes=lambda parameters, *_, **__: parameters
@@ -130,10 +132,10 @@ async def test_what_a_model_needs_is_told_by_its_own_files(tmp_path: Path, toy: 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize(("is_unconverted", "need"), [(False, 1100 * MB), (True, 1808 * MB)])
-async def test_a_model_that_is_loaded_as_it_is_needs_more_meanwhile(
+async def test_an_unconverted_model_needs_more_memory_to_load(
     tmp_path: Path, is_unconverted: bool, need: int
 ) -> None:
-    """The library makes integers of its floats, and has both at once."""
+    """The library converts its floats to integers, and holds both at once."""
     house, newcomer = make_house(tmp_path, 8000 * MB), runtime("new", model="large-v3-turbo")
     backend = Backend(name="toy", engine="", variants=(CPU,), need_bytes=lambda *_, **__: 1100 * MB)
     params = LoadParams(model_path="", device="cpu", compute_type="int8")
@@ -143,7 +145,7 @@ async def test_a_model_that_is_loaded_as_it_is_needs_more_meanwhile(
 
 
 @pytest.mark.anyio
-async def test_a_small_decoder_is_known_by_the_name_of_the_model(tmp_path: Path) -> None:
+async def test_a_small_decoder_is_recognised_by_the_models_name(tmp_path: Path) -> None:
     house, newcomer = make_house(tmp_path, 8000 * MB), runtime("new", model="large-v3-turbo")
     params = LoadParams(model_path="", device="cpu", compute_type="int8")
     prepared = Prepared(Backend(name="toy", engine="", variants=(CPU,)), CPU, None, Path.cwd())
@@ -152,7 +154,7 @@ async def test_a_small_decoder_is_known_by_the_name_of_the_model(tmp_path: Path)
 
 
 @pytest.mark.anyio
-async def test_nobody_leaves_while_there_is_room(tmp_path: Path) -> None:
+async def test_no_runtime_is_evicted_while_there_is_room(tmp_path: Path) -> None:
     house = make_house(tmp_path, 2000 * MB)
     house.tenants = [runtime("idle", {None: 500 * MB}, taken=500 * MB)]
     await house.admit(runtime("new"), 1500 * MB)
@@ -161,7 +163,7 @@ async def test_nobody_leaves_while_there_is_room(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_the_least_recently_used_leave_first_and_the_busy_stay(tmp_path: Path) -> None:
+async def test_the_least_recently_used_are_evicted_first_and_the_busy_stay(tmp_path: Path) -> None:
     house = make_house(tmp_path, 100 * MB)
     house.tenants = [
         runtime("busy", {None: 500 * MB}, taken=500 * MB, unused_since_s=1),
@@ -172,13 +174,13 @@ async def test_the_least_recently_used_leave_first_and_the_busy_stay(tmp_path: P
     await house.admit(runtime("new"), 600 * MB)
     assert house.evicted == ["early"]
     house.busy |= {"new"}
-    house.memory = Memory(house.memory.total, 600 * MB)  # all that `new` has still to take
+    house.memory = Memory(house.memory.total, 600 * MB)  # exactly what `new` will still take
     await house.admit(runtime("newer"), 500 * MB)
     assert house.evicted == ["early", "late"]
 
 
 @pytest.mark.anyio
-async def test_nobody_leaves_in_vain(tmp_path: Path) -> None:
+async def test_no_runtime_is_evicted_in_vain(tmp_path: Path) -> None:
     house = make_house(tmp_path, 100 * MB)
     house.tenants = [runtime("idle", {None: 500 * MB}, taken=500 * MB)]
     with pytest.raises(WhisperdError) as raised:
@@ -198,7 +200,7 @@ async def test_nobody_leaves_in_vain(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_what_those_that_are_there_may_still_take_is_not_free(tmp_path: Path) -> None:
+async def test_memory_promised_to_loaded_runtimes_is_not_free(tmp_path: Path) -> None:
     house = make_house(tmp_path, 1000 * MB)
     house.tenants = [runtime("loading", {None: 800 * MB})]
     house.busy = {"loading"}
@@ -208,8 +210,8 @@ async def test_what_those_that_are_there_may_still_take_is_not_free(tmp_path: Pa
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("then", ["it is in", "it is gone", "it is in, and larger"])
-async def test_nobody_is_refused_while_others_are_on_the_way(tmp_path: Path, then: str) -> None:
-    """What one that is loading has read so far is missing from what is free, and promised to it as well."""
+async def test_admission_waits_for_other_loads_and_unloads(tmp_path: Path, then: str) -> None:
+    """Memory that a loading runtime has taken is no longer free, but still counts as promised to it."""
     other = runtime("other", {None: 500 * MB})
     house = make_house(tmp_path, 600 * MB)
     house.tenants, house.busy, house.on_the_way = [other], {"other"}, {"other"}
@@ -225,7 +227,7 @@ async def test_nobody_is_refused_while_others_are_on_the_way(tmp_path: Path, the
         tasks.start_soon(admit)
         await anyio.wait_all_tasks_blocked()
         assert not refused and house.tenants == [other]
-        await house.admit(runtime("small"), 50 * MB)  # which waits for nobody
+        await house.admit(runtime("small"), 50 * MB)  # which need not wait
         house.tenants.remove(house.tenants[-1])
         if then == "it is gone":
             house.tenants.remove(other)
@@ -239,7 +241,7 @@ async def test_nobody_is_refused_while_others_are_on_the_way(tmp_path: Path, the
 
 
 @pytest.mark.anyio
-async def test_two_at_once_do_not_count_on_the_same_memory(tmp_path: Path) -> None:
+async def test_concurrent_admissions_do_not_share_the_same_memory(tmp_path: Path) -> None:
     house = make_house(tmp_path, 1000 * MB)
     house.busy = {"one", "two"}
     refused: list[WhisperdError] = []
@@ -257,14 +259,14 @@ async def test_two_at_once_do_not_count_on_the_same_memory(tmp_path: Path) -> No
 
 
 @pytest.mark.anyio
-async def test_a_limit_on_all_runtimes_together(tmp_path: Path) -> None:
+async def test_the_limit_for_all_runtimes_together(tmp_path: Path) -> None:
     house = make_house(tmp_path, 10_000 * MB, limit=1000 * MB)
     house.tenants = [runtime("idle", {None: 600 * MB}, taken=300 * MB)]
     await house.admit(runtime("new"), 500 * MB)
     assert house.evicted == ["idle"]
     with pytest.raises(WhisperdError) as raised:
         await house.admit(runtime("large"), 1500 * MB)
-    assert "runtime.memory_bytes" in raised.value.fix, "to end other programs would not help"
+    assert "runtime.memory_bytes" in raised.value.fix, "closing other programs would not help"
 
 
 @pytest.mark.anyio
@@ -282,7 +284,7 @@ async def test_a_gpu_has_its_own_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_gpu_that_does_not_answer_is_not_taken_for_full(tmp_path: Path) -> None:
+async def test_a_gpu_that_does_not_answer_counts_as_free(tmp_path: Path) -> None:
     house = make_house(tmp_path, 10_000 * MB)
     house.gpus_answer = False
     await house.admit(runtime("new"), 0, on_gpu=2500 * MB)
@@ -290,7 +292,7 @@ async def test_a_gpu_that_does_not_answer_is_not_taken_for_full(tmp_path: Path) 
 
 
 @pytest.mark.anyio
-async def test_what_is_leased_while_the_gpus_are_looked_at_stays(tmp_path: Path) -> None:
+async def test_a_runtime_leased_while_the_gpus_are_queried_is_not_evicted(tmp_path: Path) -> None:
     house = make_house(tmp_path, 10_000 * MB, gpu_free=1000 * MB)
     house.tenants = [
         runtime("early", {0: 2000 * MB}, taken=500 * MB, unused_since_s=1),
@@ -306,7 +308,7 @@ async def test_what_is_leased_while_the_gpus_are_looked_at_stays(tmp_path: Path)
     limit=st.integers(0, 100),
     there=st.lists(st.tuples(st.integers(0, 50), st.integers(0, 50)), max_size=5),
 )
-def test_what_is_free_is_never_counted_twice(free: int, limit: int, there: list[tuple[int, int]]) -> None:
+def test_free_memory_is_never_counted_twice(free: int, limit: int, there: list[tuple[int, int]]) -> None:
     occupants = [runtime("one", {None: need}, taken=taken) for need, taken in there]
     left = free_in({None: free}, limit, occupants)[None]
     assert left <= free
@@ -320,7 +322,7 @@ def test_what_is_free_is_never_counted_twice(free: int, limit: int, there: list[
 
 
 def of_size(model: str, size: int) -> str:
-    """A toy model with a file of that size, of which nothing is written; the toy needs as much memory."""
+    """Give a toy model a sparse file of this size; the toy needs as much memory."""
     with (Path(model) / "model.bin").open("r+b") as file:
         file.truncate(size)
     return model
@@ -347,7 +349,7 @@ def test_idle_runtimes_make_room_for_another(
         client.transcribe(sound, runtime="second", vad=False)
         client.transcribe(sound, runtime="first", vad=False)
         client.transcribe(sound, runtime="third", vad=False)
-        assert loaded() == {"first", "third"}, "second was unused for longer"
+        assert loaded() == {"first", "third"}, "`second` was unused for longer"
         with pytest.raises(WhisperdError) as raised:
             client.transcribe(sound, runtime="huge", vad=False)
         assert (raised.value.code, raised.value.data["needed"]) == (
@@ -355,11 +357,11 @@ def test_idle_runtimes_make_room_for_another(
             2000 * MB + OTHER_FILES,
         )
         assert client.runtimes.show("huge")["error"]["code"] == "memory.not_enough"
-        assert loaded() == {"first", "third"}, "nobody has to go for one that does not fit in any case"
+        assert loaded() == {"first", "third"}, "none is evicted for a model that cannot fit anyway"
 
 
 @pytest.mark.real
-def test_what_is_leased_or_the_default_does_not_make_room(
+def test_leased_runtimes_and_the_default_are_not_evicted(
     make_daemon: Callable[..., RunningDaemon], toy: Callable[..., str], tmp_path: Path
 ) -> None:
     daemon = make_daemon()

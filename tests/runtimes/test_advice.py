@@ -1,4 +1,4 @@
-"""What is said of a model before it is downloaded."""
+"""Warnings and recommendations about a model before it is downloaded."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def codes(warnings: Sequence[WhisperdError]) -> list[str]:
     return [warning.code for warning in warnings]
 
 
-async def test_a_model_that_does_not_fit(tmp_path: Path) -> None:
+async def test_a_model_that_is_too_large_gets_a_warning(tmp_path: Path) -> None:
     (warning,) = await advisor(tmp_path, 2 * GB).warnings("large-v3")
     assert warning.code == "model.too_large"
     assert warning.data["download"] > 3 * GB
@@ -52,11 +52,11 @@ async def test_a_model_that_does_not_fit(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["base", "Someone/model", "/a/folder"])
-async def test_nothing_is_said_of_what_fits_or_is_not_known(tmp_path: Path, name: str) -> None:
+async def test_fitting_and_unknown_models_get_no_warning(tmp_path: Path, name: str) -> None:
     assert await advisor(tmp_path, 2 * GB).warnings(name) == []
 
 
-async def test_nothing_is_said_of_what_is_there(tmp_path: Path) -> None:
+async def test_installed_models_get_no_warning(tmp_path: Path) -> None:
     (tmp_path / "manifests").mkdir()
     (tmp_path / "manifests" / "large-v3.json").write_text(
         '{"name": "large-v3", "repo": null, "revision": null, "source": "a test", "files": []}'
@@ -76,7 +76,7 @@ async def test_nothing_is_said_of_what_is_there(tmp_path: Path) -> None:
         ((2 * GB,), "auto", (), True),
     ],
 )
-async def test_the_memory_of_where_it_is_to_run_counts(
+async def test_the_memory_of_the_chosen_device_counts(
     tmp_path: Path, gpu_bytes: tuple[int, ...], device: str, device_index: tuple[int, ...], is_too_large: bool
 ) -> None:
     found = await advisor(tmp_path, 2 * GB, *gpu_bytes).warnings(
@@ -87,13 +87,13 @@ async def test_the_memory_of_where_it_is_to_run_counts(
         assert ("GPU" in warning.message) == (bool(gpu_bytes) and device != "cpu")
 
 
-async def test_the_precision_counts(tmp_path: Path) -> None:
+async def test_the_precision_affects_the_need(tmp_path: Path) -> None:
     small = advisor(tmp_path, 4 * GB)
     assert codes(await small.warnings("medium", compute_type="float32")) == ["model.too_large"]
     assert codes(await small.warnings("medium", compute_type="int8")) == []
 
 
-async def test_what_was_measured_is_used(tmp_path: Path) -> None:
+async def test_measured_speeds_are_used(tmp_path: Path) -> None:
     fast = advisor(tmp_path, 16 * GB, measured={"base": 45.0})
     assert await fast.suitable() == "small"
     assert (await fast.recommend("en"))[0].name == "small.en"
@@ -103,7 +103,7 @@ async def test_what_was_measured_is_used(tmp_path: Path) -> None:
 
 
 def imported(folder: Path, **facts: Any) -> InstalledModel:
-    """A folder of 3 GB, or a file, that was brought here under a name of its own."""
+    """Return a folder of 3 GB, or a file, imported under its own name."""
     (folder / "mine").mkdir()
     with (folder / "mine" / "model.bin").open("wb") as file:
         file.truncate(3 * GB)
@@ -144,10 +144,10 @@ async def test_an_imported_folder_is_judged_by_its_size(
     ("precision", "language_count", "largest"),
     [("f16", 99, "large-v3-turbo"), ("f16", 1, "large-v3-turbo"), ("q4_0", 99, None)],
 )
-async def test_an_imported_file_is_judged_by_what_it_says(
+async def test_an_imported_file_is_judged_by_its_facts(
     tmp_path: Path, precision: str, language_count: int, largest: str | None
 ) -> None:
-    """On the processor, whatever GPU there is."""
+    """On the processor, regardless of GPUs."""
     model = imported(tmp_path, precision=precision, parameters=769_000_000, language_count=language_count)
     found = await advisor(tmp_path, 2_200_000_000, 24 * GB).warnings_of_imported(model)
     assert [one.data["largest"] for one in found] == ([largest] if largest else [])
@@ -161,7 +161,7 @@ async def refused(
     device: str = "cpu",
     compute_type: str = "int8",
 ) -> str | None:
-    """The code of what keeps a model from being loaded as a variant, before it is downloaded."""
+    """Return the error code that prevents loading a model with a variant, before it is downloaded."""
     preset = RuntimePreset(id="x", name="x", model=model, created="", changed="")
     variant = Variant("toy", None, device, 1, (compute_type,))
     failed = await advisor(folder, memory, *gpu_bytes).never_fitting(
@@ -174,9 +174,9 @@ async def refused(
     return None
 
 
-async def test_what_can_never_be_loaded_is_not_downloaded(tmp_path: Path) -> None:
+async def test_models_that_can_never_be_loaded_are_not_downloaded(tmp_path: Path) -> None:
     assert await refused(tmp_path, 2 * GB) == "memory.not_enough"
-    assert await refused(tmp_path, 2 * GB, 24 * GB) == "memory.not_enough"  # on the processor all the same
+    assert await refused(tmp_path, 2 * GB, 24 * GB) == "memory.not_enough"  # on the processor nevertheless
     assert await refused(tmp_path, 64 * GB, 2 * GB, device="cuda") == "memory.gpu_not_enough"
     assert await refused(tmp_path, 6 * GB, compute_type="float32") == "memory.not_enough"
 
@@ -191,15 +191,15 @@ async def test_what_can_never_be_loaded_is_not_downloaded(tmp_path: Path) -> Non
         (64 * GB, (2 * GB,), "cuda", False),
     ],
 )
-async def test_it_is_said_whether_a_load_would_be_refused(
+async def test_the_warning_tells_whether_loading_would_be_refused(
     tmp_path: Path, memory: int, gpu_bytes: tuple[int, ...], device: str, is_loadable: bool
 ) -> None:
     (warning,) = await advisor(tmp_path, memory, *gpu_bytes).warnings("large-v3", device=device)
     assert warning.data["loadable"] is is_loadable
 
 
-async def test_what_may_be_loaded_is(tmp_path: Path) -> None:
+async def test_models_that_may_fit_are_not_refused(tmp_path: Path) -> None:
     assert await refused(tmp_path, 8 * GB) is None
-    assert await refused(tmp_path, 6 * GB) is None  # it is warned of, since others need memory as well
+    assert await refused(tmp_path, 6 * GB) is None  # only a warning: other programs need memory as well
     assert await refused(tmp_path, 2 * GB, model="Someone/model") is None
     assert await refused(tmp_path, 64 * GB, 24 * GB, device="cuda") is None

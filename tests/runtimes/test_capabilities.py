@@ -1,4 +1,4 @@
-"""What this computer can do for a preset, with GPUs that are made up."""
+"""The capabilities of this computer for a preset, with made-up GPUs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ NEW, OLD = (8, 0), (5, 2)
         ((), "float16", True),
     ],
 )
-async def test_each_gpu_that_is_used_has_to_be_able(
+async def test_every_gpu_of_a_preset_must_support_the_compute_type(
     named: tuple[int, ...], compute_type: str, is_possible: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def find_gpus() -> Gpus:

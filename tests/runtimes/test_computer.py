@@ -1,4 +1,4 @@
-"""Which variants this computer can use, and when it is looked at."""
+"""The variants that this computer can use, and when detection runs."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ def problems(hardware: Hardware, **options: Any) -> dict[str, str | None]:
 
 
 @dataclass
-class Looked:
-    """A computer that is looked at by hand."""
+class FakeComputer:
+    """A computer with controlled detection and clock."""
 
     hardware: Hardware
     now_s: float = 0.0
-    looks: int = 0
+    detections: int = 0
     background: list[Callable[[], Awaitable[object]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -87,7 +87,7 @@ class Looked:
         return self.hardware.gpus
 
     async def _find_hardware(self) -> Hardware:
-        self.looks += 1
+        self.detections += 1
         await anyio.lowlevel.checkpoint()
         self.now_s += 1
         return self.hardware
@@ -95,7 +95,7 @@ class Looked:
 
 @pytest.fixture
 def announce(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Has these variants, and no others, be announced."""
+    """Register these variants and no others."""
 
     def announce(*pairs: tuple[Backend, Variant]) -> None:
         monkeypatch.setattr("whisperd.runtimes.computer.variants", lambda: list(pairs))
@@ -107,7 +107,7 @@ def announce(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 # Judging
 
 
-def test_what_a_desktop_can_use() -> None:
+def test_variants_usable_on_a_desktop() -> None:
     assert problems(recorded("intel_desktop")) == {
         "one-cuda12": "cuda.not_available",
         "one-cuda11": "cuda.not_available",
@@ -117,12 +117,12 @@ def test_what_a_desktop_can_use() -> None:
     }
 
 
-def test_what_the_computer_lacks_is_told_before_what_python_lacks() -> None:
+def test_missing_hardware_is_reported_before_a_missing_build() -> None:
     assert problems(recorded("nvidia_cuda12"))["one-cuda11"] == "native.unsupported"
     assert problems(recorded("intel_desktop"))["one-cuda11"] == "cuda.not_available"
 
 
-def test_what_is_built_already_needs_no_compiler() -> None:
+def test_an_installed_build_needs_no_compiler() -> None:
     without_compiler = recorded("old_no_avx")
     assert problems(without_compiler)["two-blas"] == "variant.not_usable"
     asked: list[Bundle] = []
@@ -137,41 +137,41 @@ pytestmark = pytest.mark.anyio
 
 
 @pytest.mark.usefixtures("announce")
-async def test_the_usable_ones_come_in_order() -> None:
-    assert await Looked(recorded("nvidia_cuda12")).usable() == ["one-cuda12", "two-avx", "one-cpu"]
-    assert await Looked(recorded("intel_desktop")).usable() == ["two-blas", "two-avx", "one-cpu"]
-    assert await Looked(recorded("old_no_avx")).usable() == ["one-cpu"]
+async def test_usable_variants_are_ordered() -> None:
+    assert await FakeComputer(recorded("nvidia_cuda12")).usable() == ["one-cuda12", "two-avx", "one-cpu"]
+    assert await FakeComputer(recorded("intel_desktop")).usable() == ["two-blas", "two-avx", "one-cpu"]
+    assert await FakeComputer(recorded("old_no_avx")).usable() == ["one-cpu"]
 
 
 @pytest.mark.usefixtures("announce")
-async def test_a_preset_that_leaves_none_hears_why() -> None:
-    old = Looked(recorded("old_no_avx"))
+async def test_a_preset_without_usable_variants_gets_the_reason() -> None:
+    old = FakeComputer(recorded("old_no_avx"))
     assert (await old.refusal(backend="two")).code == "variant.not_usable"
     assert (await old.refusal(device="cuda")).code == "cuda.not_available"
-    assert (await Looked(recorded("nvidia_broken")).refusal(device="cuda")).data[
+    assert (await FakeComputer(recorded("nvidia_broken")).refusal(device="cuda")).data[
         "reason"
     ] == "version_mismatch"
 
 
-async def test_of_several_reasons_that_of_the_variant_that_asks_for_least(
+async def test_the_reason_given_is_that_of_the_least_demanding_variant(
     announce: Callable[..., None],
 ) -> None:
     announce((ONE, CUDA12), (TWO, BLAS), (TWO, AVX))
-    problem = await Looked(recorded("old_no_avx")).refusal()
+    problem = await FakeComputer(recorded("old_no_avx")).refusal()
     assert "two-avx" in problem.message
 
 
-async def test_of_gpus_the_reason_of_the_best_variant(announce: Callable[..., None]) -> None:
+async def test_for_gpus_the_reason_of_the_best_variant_is_given(announce: Callable[..., None]) -> None:
     announce((ONE, CUDA12), (ONE, CUDA11))
-    problem = await Looked(recorded("nvidia_old_driver")).refusal(device="cuda")
+    problem = await FakeComputer(recorded("nvidia_old_driver")).refusal(device="cuda")
     assert problem.code == "cuda.driver_too_old"
 
 
-async def test_where_no_variant_needs_anything_nothing_is_looked_at(announce: Callable[..., None]) -> None:
+async def test_variants_without_needs_require_no_detection(announce: Callable[..., None]) -> None:
     announce((ONE, CPU))
-    looked = Looked(recorded("intel_desktop"))
+    looked = FakeComputer(recorded("intel_desktop"))
     assert await looked.usable() == ["one-cpu"]
-    assert looked.looks == 0
+    assert looked.detections == 0
 
 
 OLD_GPU = Gpu(1, "GTX 1060", 6 * 10**9, 6 * 10**9, (6, 1))
@@ -181,16 +181,16 @@ FLOATS = variant("one-floats", 70, "cuda", compute_types=("float16", "int8_float
 @pytest.mark.parametrize(
     ("index", "kinds"), [((), ("float16", "int8_float16", "int8_float32")), ((1,), ("int8_float32",))]
 )
-async def test_a_variant_is_handed_out_as_the_gpu_can_compute(
+async def test_compute_types_are_limited_to_what_the_gpu_supports(
     announce: Callable[..., None], index: tuple[int, ...], kinds: tuple[str, ...]
 ) -> None:
     announce((ONE, FLOATS))
     hardware = recorded("nvidia_cuda12")
     gpus = replace(hardware.gpus, gpus=(hardware.gpus.gpus[0], OLD_GPU))
-    computer = Looked(msgspec.structs.replace(hardware, gpus=gpus)).computer
+    computer = FakeComputer(msgspec.structs.replace(hardware, gpus=gpus)).computer
     ((_, usable),) = await computer.usable_variants(preset(device_index=index))
     assert usable.compute_types == kinds
-    (judged,) = await computer.judged_variants()  # as calibration and trials have it: of the first GPU
+    (judged,) = await computer.judged_variants()  # as calibration and trials use it: for the first GPU
     assert judged.variant.compute_types == ("float16", "int8_float16", "int8_float32")
     gpus = Gpus((replace(OLD_GPU, index=0),))
     (judged,) = await computer.judged_variants(gpus)
@@ -198,32 +198,32 @@ async def test_a_variant_is_handed_out_as_the_gpu_can_compute(
 
 
 @pytest.mark.usefixtures("announce")
-async def test_whoever_numbers_gpus_is_given_no_processor() -> None:
-    looked = Looked(recorded("intel_desktop"))
+async def test_a_gpu_index_excludes_processor_variants() -> None:
+    looked = FakeComputer(recorded("intel_desktop"))
     assert (await looked.refusal(device_index=(1,))).code == "cuda.not_available"
     with pytest.raises(WhisperdError) as raised:
         fitting_variants(preset(device_index=(1,)), [(TWO, AVX), (ONE, CPU)])
     assert raised.value.code == "backend.not_usable"
 
 
-# Looking
+# Detection
 
 
 @pytest.mark.usefixtures("announce")
-async def test_only_the_first_who_asks_waits() -> None:
-    looked = Looked(recorded("intel_desktop"))
+async def test_detection_runs_once_and_is_cached() -> None:
+    looked = FakeComputer(recorded("intel_desktop"))
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(looked.computer.judged_variants)
         tasks.start_soon(looked.computer.judged_variants)
-    assert looked.looks == 1
+    assert looked.detections == 1
     looked.now_s += RENEWED_AFTER_S - 10
     assert await looked.computer.hardware() is looked.hardware
-    assert (looked.looks, looked.background) == (1, [])
+    assert (looked.detections, looked.background) == (1, [])
 
 
-async def test_what_is_old_is_renewed_in_the_background() -> None:
+async def test_old_results_are_refreshed_in_the_background() -> None:
     old, new = recorded("intel_desktop"), recorded("nvidia_cuda12")
-    looked = Looked(old)
+    looked = FakeComputer(old)
     await looked.computer.hardware()
     looked.hardware = new
     looked.now_s += RENEWED_AFTER_S + 10
@@ -231,11 +231,11 @@ async def test_what_is_old_is_renewed_in_the_background() -> None:
     (renew,) = looked.background
     await renew()
     assert await looked.computer.hardware() is new
-    assert looked.looks == 2
+    assert looked.detections == 2
 
 
-async def test_who_asks_for_a_new_look_gets_one() -> None:
-    looked = Looked(recorded("intel_desktop"))
+async def test_detection_can_be_repeated_on_request() -> None:
+    looked = FakeComputer(recorded("intel_desktop"))
     await looked.computer.hardware()
     looked.now_s += 1
     looked.hardware = recorded("nvidia_cuda12")
@@ -243,26 +243,26 @@ async def test_who_asks_for_a_new_look_gets_one() -> None:
 
 
 @pytest.mark.usefixtures("announce")
-async def test_a_gpu_that_is_asked_for_is_not_refused_because_of_what_once_was() -> None:
+async def test_a_requested_gpu_is_detected_again_before_it_is_refused() -> None:
     with_gpu = recorded("nvidia_cuda12")
-    looked = Looked(recorded("nvidia_broken"))
+    looked = FakeComputer(recorded("nvidia_broken"))
     assert (await looked.refusal(device="cuda")).code == "cuda.not_available"
     await looked.computer.hardware()
     looked.hardware = msgspec.structs.replace(looked.hardware, gpus=with_gpu.gpus)
     assert "one-cuda12" in await looked.usable(device="cuda")
-    assert looked.looks == 1
+    assert looked.detections == 1
 
 
 @pytest.mark.usefixtures("announce")
 @pytest.mark.parametrize(("name", "count"), [("nvidia_cuda12", 2), ("intel_desktop", 0)])
-async def test_gpus_that_a_variant_can_compute_on(name: str, count: int) -> None:
-    assert len(await Looked(recorded(name)).computer.usable_gpus()) == count
+async def test_gpus_that_a_variant_can_use(name: str, count: int) -> None:
+    assert len(await FakeComputer(recorded(name)).computer.usable_gpus()) == count
 
 
-async def test_gpus_that_no_variant_can_compute_on(announce: Callable[..., None]) -> None:
+async def test_gpus_that_no_variant_can_use(announce: Callable[..., None]) -> None:
     announce((replace(ONE, variants=(CUDA12,)), CUDA12))
-    assert await Looked(recorded("nvidia_old_driver")).computer.usable_gpus() == ()
+    assert await FakeComputer(recorded("nvidia_old_driver")).computer.usable_gpus() == ()
     announce((TWO, AVX))
-    looked = Looked(recorded("nvidia_cuda12"))
+    looked = FakeComputer(recorded("nvidia_cuda12"))
     assert await looked.computer.usable_gpus() == ()
-    assert looked.looks == 0
+    assert looked.detections == 0

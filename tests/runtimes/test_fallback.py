@@ -1,4 +1,4 @@
-"""Which variant is taken when the best one fails, what is remembered of it, and what is said."""
+"""Which variant is used when the best one fails, which failures are remembered, and what is reported."""
 
 from __future__ import annotations
 
@@ -65,20 +65,20 @@ def failed(one: Variant, code: str = "cuda.not_available", **data: Any) -> Faile
         ("library.wrong_architecture", "cpu", True),
         ("native.broken", "cpu", True),
         ("memory.gpu_not_enough", "cuda", True),
-        ("model.load_failed", "cuda", True),  # what the library of a GPU says is not always known
+        ("model.load_failed", "cuda", True),  # not every message of a GPU library is known
         ("model.load_failed", "cpu", False),
         ("memory.not_enough", "cpu", False),
         ("worker.not_started", "cpu", False),
     ],
 )
-def test_what_another_variant_may_do_better(code: str, device: str, is_its_fault: bool) -> None:
+def test_failures_that_another_variant_may_avoid(code: str, device: str, is_its_fault: bool) -> None:
     assert is_fault_of_variant(an_error(code), variant("x", 1, device)) == is_its_fault
 
 
 @pytest.mark.parametrize(
     ("how", "is_its_fault"), [("signal SIGSEGV", True), ("exit status 1", True), ("signal SIGKILL", False)]
 )
-def test_a_worker_that_somebody_ended_is_not_at_fault(how: str, is_its_fault: bool) -> None:
+def test_a_killed_worker_is_not_the_variants_fault(how: str, is_its_fault: bool) -> None:
     assert is_fault_of_variant(an_error("worker.died", how=how), CPU) == is_its_fault
 
 
@@ -100,13 +100,13 @@ def test_a_worker_that_somebody_ended_is_not_at_fault(how: str, is_its_fault: bo
         (failed(CPU, "worker.died"), GENERIC, False),
     ],
 )
-def test_what_a_failure_tells_of_other_variants(
+def test_which_other_variants_a_failure_rules_out(
     failure: FailedVariant, other: Variant, is_ruled_out: bool
 ) -> None:
     assert rules_out(failure, other) == is_ruled_out
 
 
-def test_what_is_said() -> None:
+def test_the_note_and_the_error() -> None:
     assert fallback_note(CPU, ()) is None
     assert fallback_note(CPU, [failed(CUDA12), failed(CUDA11, "library.missing")]) == (
         "Running as x-cpu, the next best variant. x-cuda12 failed: It broke with cuda.not_available. "
@@ -118,11 +118,11 @@ def test_what_is_said() -> None:
     assert error.data == {"variants": {"x-cuda12": "cuda.not_available", "x-cpu": "disk.full"}}
 
 
-# What is remembered
+# Remembered failures
 
 
 class Surroundings:
-    """A clock, and what variants depend on."""
+    """A clock, and the state that variants depend on."""
 
     def __init__(self) -> None:
         self.now_s = 1000.0
@@ -144,7 +144,7 @@ async def test_a_failure_is_remembered_for_its_model_and_variant() -> None:
     assert await failures.find("base", CUDA12) is None
 
 
-async def test_a_failure_counts_until_something_changes() -> None:
+async def test_a_failure_is_remembered_until_something_changes() -> None:
     around = Surroundings()
     failures = around.failures()
     await failures.note(MODEL, [failed(CUDA12)])
@@ -153,10 +153,10 @@ async def test_a_failure_counts_until_something_changes() -> None:
     around.stamp = "a new driver"
     assert await failures.find(MODEL, CUDA12) is None
     around.stamp = "as it is"
-    assert await failures.find(MODEL, CUDA12) is None, "it is forgotten for good"
+    assert await failures.find(MODEL, CUDA12) is None, "the failure stays forgotten"
 
 
-async def test_a_failure_counts_until_somebody_wants_another_try() -> None:
+async def test_a_failure_is_remembered_until_a_retry_is_requested() -> None:
     failures = Surroundings().failures()
     await failures.note(MODEL, [failed(CUDA12)])
     await failures.note("base", [failed(CUDA12)])
@@ -166,7 +166,7 @@ async def test_a_failure_counts_until_somebody_wants_another_try() -> None:
 
 
 @pytest.mark.parametrize("code", ["network.unreachable", "disk.full", "memory.gpu_not_enough"])
-async def test_what_passes_by_itself_is_tried_again_after_a_while(code: str) -> None:
+async def test_transient_failures_are_retried_after_a_while(code: str) -> None:
     around = Surroundings()
     failures = around.failures()
     await failures.note(MODEL, [failed(CUDA12, code)])
@@ -180,7 +180,7 @@ async def test_what_passes_by_itself_is_tried_again_after_a_while(code: str) -> 
 
 
 class Natives:
-    """A store of bundles in which some fail to be installed."""
+    """A store of bundles, some of which fail to install."""
 
     def __init__(self, *installed: str, **errors: str) -> None:
         self.installed = set(installed)
@@ -225,7 +225,7 @@ def preset(**fields: Any) -> RuntimePreset:
 
 
 class Here:
-    """A computer, and an adviser, that know nothing but what can be used; and nothing was measured."""
+    """A computer and an adviser that know only the usable variants, without measurements."""
 
     def __init__(self, usable: list[tuple[Backend, Variant]]) -> None:
         self.usable = usable
@@ -275,7 +275,7 @@ def names(passed_over: tuple[FailedVariant, ...]) -> list[str]:
     return [one.variant.name for one in passed_over]
 
 
-async def test_the_best_is_taken(ask: Ask) -> None:
+async def test_the_best_variant_is_used(ask: Ask) -> None:
     natives = Natives()
     prepared = await ask(natives)
     assert (prepared.variant, prepared.passed_over, natives.asked) == (CUDA12, (), ["x-cuda12"])
@@ -285,7 +285,7 @@ async def test_the_best_is_taken(ask: Ask) -> None:
 @pytest.mark.parametrize(
     "code", ["native.hash_mismatch", "native.install_failed", "disk.full", "native.not_found"]
 )
-async def test_the_next_best_is_taken_where_a_bundle_cannot_be_installed(ask: Ask, code: str) -> None:
+async def test_the_next_best_is_used_if_a_bundle_cannot_be_installed(ask: Ask, code: str) -> None:
     natives = Natives(x_cuda12=code, x_cuda11=code)
     prepared = await ask(natives)
     assert prepared.variant is CPU and prepared.bundle_path == Path("/bundles/x-cpu")
@@ -294,14 +294,14 @@ async def test_the_next_best_is_taken_where_a_bundle_cannot_be_installed(ask: As
 
 
 @pytest.mark.parametrize("code", ["network.unreachable", "native.offline", "native.not_writable"])
-async def test_where_nothing_can_be_installed_only_what_is_there_is_tried(ask: Ask, code: str) -> None:
+async def test_if_nothing_can_be_installed_only_installed_variants_are_tried(ask: Ask, code: str) -> None:
     natives = Natives("x-generic", x_cuda12=code)
     assert (await ask(natives)).variant is GENERIC
     assert natives.asked == ["x-cuda12", "x-generic"]
     assert (await ask(Natives(x_cuda12=code), CUDA12, CUDA11, REMOTE)).variant is REMOTE
 
 
-async def test_where_nothing_is_left_the_best_ones_error_is_told(ask: Ask) -> None:
+async def test_if_every_variant_fails_the_error_of_the_best_is_raised(ask: Ask) -> None:
     natives = Natives(
         x_cuda12="native.hash_mismatch", x_cuda11="disk.full", x_cpu="disk.full", x_generic="disk.full"
     )
@@ -311,13 +311,13 @@ async def test_where_nothing_is_left_the_best_ones_error_is_told(ask: Ask) -> No
     assert list(raised.value.data["variants"]) == ["x-cuda12", "x-cuda11", "x-cpu", "x-generic"]
 
 
-async def test_what_was_named_is_not_replaced(ask: Ask) -> None:
+async def test_a_requested_device_is_not_replaced(ask: Ask) -> None:
     with pytest.raises(WhisperdError) as raised:
         await ask(Natives(x_cuda12="native.hash_mismatch", x_cuda11="disk.full"), device="cuda")
     assert raised.value.code == "native.hash_mismatch"
 
 
-async def test_what_failed_in_this_load_is_not_tried_again(ask: Ask) -> None:
+async def test_a_variant_that_failed_in_this_load_is_not_retried(ask: Ask) -> None:
     prepared = await ask(Natives(), tried=(failed(CUDA12, "library.missing"),))
     assert (prepared.variant, names(prepared.passed_over)) == (CUDA11, ["x-cuda12"])
     prepared = await ask(Natives(), tried=(failed(CUDA12, "cuda.not_available"),))
@@ -326,16 +326,16 @@ async def test_what_failed_in_this_load_is_not_tried_again(ask: Ask) -> None:
     assert not prepared.has_others
 
 
-async def test_what_failed_before_is_passed_over_at_once(ask: Ask) -> None:
+async def test_a_variant_that_failed_before_is_skipped(ask: Ask) -> None:
     failures = Surroundings().failures()
     first, second = Natives(x_cuda12="native.hash_mismatch"), Natives()
     assert (await ask(first, failures=failures)).variant is CUDA11
     prepared = await ask(second, failures=failures)
     assert (prepared.variant, second.asked) == (CUDA11, ["x-cuda11"])
-    assert names(prepared.passed_over) == ["x-cuda12"], "and it is said each time"
+    assert names(prepared.passed_over) == ["x-cuda12"], "the failure is reported each time"
 
 
-async def test_what_failed_before_is_tried_again_where_all_else_fails(ask: Ask) -> None:
+async def test_a_variant_that_failed_before_is_retried_if_all_others_fail(ask: Ask) -> None:
     failures = Surroundings().failures()
     await failures.note(MODEL, [failed(CUDA12, "library.missing"), failed(CPU, "worker.died")])
     natives = Natives(x_cuda11="disk.full", x_generic="disk.full")
@@ -344,14 +344,14 @@ async def test_what_failed_before_is_tried_again_where_all_else_fails(ask: Ask) 
     assert (prepared.variant, prepared.passed_over) == (CUDA12, ())
 
 
-async def test_one_that_was_named_is_tried_each_time(ask: Ask) -> None:
+async def test_a_requested_variant_is_tried_each_time(ask: Ask) -> None:
     failures = Surroundings().failures()
     await failures.note(MODEL, [failed(CUDA12)])
     prepared = await ask(Natives(), CUDA12, CPU, failures=failures, device="cuda")
     assert prepared.variant is CUDA12
 
 
-async def test_what_failed_before_is_not_what_would_be_loaded() -> None:
+async def test_a_variant_that_failed_before_is_not_chosen() -> None:
     provisioner = provisioner_with(Natives(), [(BACKEND, one) for one in ALL])
     provisioner.failures = Surroundings().failures()
     assert (await provisioner.choose(preset()))[1] is CUDA12
@@ -360,23 +360,23 @@ async def test_what_failed_before_is_not_what_would_be_loaded() -> None:
     assert (await provisioner.choose(preset(device="cuda")))[1] is CUDA12
 
 
-async def test_what_an_earlier_failure_rules_out_comes_last_as_well(ask: Ask) -> None:
+async def test_variants_ruled_out_by_an_earlier_failure_come_last(ask: Ask) -> None:
     failures = Surroundings().failures()
     await failures.note(MODEL, [failed(CUDA12, "cuda.not_available")])
     natives = Natives()
     assert (await ask(natives, failures=failures)).variant is CPU
     assert (await ask(natives, failures=failures, device="cuda")).variant is CUDA12
-    assert natives.asked == ["x-cpu", "x-cuda12"], "the GPU that failed is not downloaded for once more"
+    assert natives.asked == ["x-cpu", "x-cuda12"], "no second bundle is downloaded for the GPU that failed"
 
 
-async def test_a_fault_that_all_share_is_remembered_of_none(ask: Ask) -> None:
+async def test_a_failure_of_all_variants_is_not_remembered(ask: Ask) -> None:
     failures = Surroundings().failures()
     with pytest.raises(WhisperdError):
         await ask(Natives(x_cuda12="disk.full", x_cpu="disk.full"), CUDA12, CPU, failures=failures)
     assert (await ask(Natives(), CUDA12, CPU, failures=failures)).variant is CUDA12
 
 
-def test_without_a_usable_build_it_says_which_there_are() -> None:
+def test_without_a_usable_variant_the_error_names_the_available_ones() -> None:
     with pytest.raises(WhisperdError) as raised:
         fitting_variants(preset(device="cuda"), [(BACKEND, CPU)])
     assert raised.value.code == "backend.not_usable" and "x-cpu" in raised.value.fix

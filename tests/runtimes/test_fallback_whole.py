@@ -1,5 +1,4 @@
-"""A whole daemon whose best variant fails: the next best is taken, and it is said. What was named is not
-replaced by something else."""
+"""A whole daemon whose best variant fails uses the next best and says so, but never replaces a named one."""
 
 from __future__ import annotations
 
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 
 TESTS = Path(__file__).parents[1]
-sys.path += [str(TESTS / "natives")]  # where the index and the wheels are made
+sys.path += [str(TESTS / "natives")]  # for the package index and the wheels
 
 from index_server import IndexServer, serve_index  # noqa: E402
 from wheel_maker import lock_wheels, make_wheel  # noqa: E402
@@ -35,7 +34,7 @@ NO_GPU = "CUDA failed with error no CUDA-capable device is detected"
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
-    """The environment of a computer whose NVIDIA driver reports a GPU that is not there."""
+    """The environment of a computer whose NVIDIA driver reports a GPU that does not exist."""
     compiler = shutil.which("cc")
     if compiler is None or not sys.platform.startswith("linux"):
         pytest.skip("needs Linux and a C compiler")
@@ -48,7 +47,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
 
 @pytest.fixture
 def variants(tmp_path: Path) -> Variants:
-    """Makes the environment of a daemon whose toy backend has these variants, the best first."""
+    """Return a factory of environments in which the toy backend has these variants, best first."""
 
     def make(*described: Mapping[str, Any]) -> dict[str, str]:
         ranked = [{"priority": 2000 - rank, **one} for rank, one in enumerate(described)]
@@ -87,7 +86,7 @@ def statuses(shown: Mapping[str, Any]) -> list[str]:
     return [moment["status"] for moment in shown["history"]]
 
 
-def test_a_gpu_that_is_reported_and_fails(
+def test_a_gpu_that_is_reported_but_fails(
     make_daemon: MakeDaemon, variants: Variants, driver: Mapping[str, str], toy: Toy, sound: Path
 ) -> None:
     daemon = make_daemon(env={**driver, **variants(gpu(TOY_LOAD_ERROR=NO_GPU), CPU)}).start()
@@ -98,7 +97,7 @@ def test_a_gpu_that_is_reported_and_fails(
         shown = show(client)
         assert (shown["status"], shown["variant"], shown["error"]) == ("loaded", "toy-cpu", None)
         assert shown["note"].startswith("Running as toy-cpu, the next best variant. toy-cuda12 failed: ")
-        assert "nvidia-smi" in shown["note"], "and what to do about it"
+        assert "nvidia-smi" in shown["note"], "the note says what to do"
         assert statuses(shown) == ["downloading", "loading", "downloading", "loading", "loaded"]
         assert "toy-cuda12 failed" in shown["history"][2]["detail"]
         assert "toy-cuda12 failed" in daemon.log()
@@ -115,9 +114,9 @@ def test_a_gpu_that_is_reported_and_fails(
 
         client.request("runtimes.unload", name="mine")
         client.request("runtimes.load", name="mine")
-        assert len(loads(model)) == 5, "it is, when somebody says so"
+        assert len(loads(model)) == 5, "an explicit load tries the GPU again"
         client.request("runtimes.load", name="mine")
-        assert len(loads(model)) == 7, "also while the next best is loaded"
+        assert len(loads(model)) == 7, "even while the next best is loaded"
 
         client.request("runtimes.unload", name="mine")
         client.request("runtimes.edit", name="mine", changes={"device": "cuda"})
@@ -142,7 +141,7 @@ def test_a_variant_that_crashes_while_it_loads(
         assert "SIGSEGV" in shown["note"]
 
 
-def test_a_model_that_is_at_fault_is_tried_once(
+def test_a_fault_of_the_model_is_tried_once(
     make_daemon: MakeDaemon, variants: Variants, toy: Toy, sound: Path
 ) -> None:
     daemon = make_daemon(env=variants(CPU, {"name": "toy-generic"})).start()
@@ -182,8 +181,8 @@ def bundles(
     wheels: Path,
     tmp_path: Path,
 ) -> RunningDaemon:
-    """A daemon, not started yet, with two variants whose bundles come from a local index."""
-    with shared.connect() as client:  # the decoder's bundle is that of the other tests
+    """A daemon, not yet started, with two variants whose bundles come from a local index."""
+    with shared.connect() as client:  # share the decoder's bundle with the other tests
         media = Path(client.natives.install("media")["path"]).parent
     native_dir = tmp_path / "native"
     native_dir.mkdir()
@@ -209,7 +208,7 @@ def bundles(
 
 
 def another_wheel(wheels: Path, _: Path) -> None:
-    """The index serves another file than the lock says."""
+    """Make the index serve another file than the lock states."""
     make_wheel(wheels, "fastlib", files={"more.py": b"HERE = True\n"})
 
 
@@ -218,7 +217,7 @@ def no_wheel(wheels: Path, _: Path) -> None:
 
 
 def no_room(_: Path, lock: Path) -> None:
-    """The bundle is larger than any disk."""
+    """Make the bundle larger than any disk."""
     text = lock.read_text()
     row = next(line for line in text.splitlines() if "py3-none-any" in line)
     size = row.split(",")[1].strip()
@@ -226,7 +225,7 @@ def no_room(_: Path, lock: Path) -> None:
 
 
 def corrupt_wheel(wheels: Path, lock: Path) -> None:
-    """The lock was made of a wheel whose record does not fit."""
+    """Make the lock from a wheel whose record is wrong."""
     make_wheel(wheels, "fastlib", wrong_record="fastlib/__init__.py")
     lock.write_text(lock_wheels("toy-fast", wheels / "fastlib-1.0-py3-none-any.whl").lock)
 
@@ -261,13 +260,13 @@ def test_a_bundle_that_cannot_be_installed(
         assert code in bundles.log()
         installed = [one["name"] for one in client.natives.list() if one["name"].startswith("toy-")]
         assert "toy-plain" in installed
-        # Asked for by its name, it is an error.
+        # Installing it by name is an error.
         with pytest.raises(WhisperdError) as raised:
             client.natives.install("toy-fast")
         assert raised.value.code == code
 
 
-def test_what_has_to_be_built_is_not_built_unasked(
+def test_a_bundle_that_must_be_built_is_not_built_unasked(
     bundles: RunningDaemon, tmp_path: Path, toy: Toy, sound: Path
 ) -> None:
     described = json.loads((tmp_path / "variants.json").read_text())
@@ -289,7 +288,7 @@ def half_installed(native_dir: Path) -> Sequence[Path]:
     return [path for path in native_dir.glob(".staging/*") if path.is_dir()]
 
 
-def test_nothing_half_installed_is_left(
+def test_no_partial_installation_is_left(
     bundles: RunningDaemon, wheels: Path, tmp_path: Path, toy: Toy, sound: Path
 ) -> None:
     another_wheel(wheels, tmp_path)

@@ -1,4 +1,4 @@
-"""What became of each runtime is kept: so much of it, in its order, and for as long as it is there."""
+"""The stored history of each runtime: limited, ordered, and deleted with the runtime."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def store(saver: Saver) -> HistoryStore:
     return HistoryStore(saver)
 
 
-async def test_what_was_added_is_there_in_its_order(store: HistoryStore, saver: Saver) -> None:
+async def test_the_history_is_stored_in_order(store: HistoryStore, saver: Saver) -> None:
     for number in range(3):
         store.add(BASE.id, moment(f"{number}"))
         store.add(OTHER.id, moment(f"other {number}"))
@@ -55,7 +55,7 @@ async def test_what_was_added_is_there_in_its_order(store: HistoryStore, saver: 
     }
 
 
-async def test_so_many_are_kept_and_no_more(store: HistoryStore, saver: Saver) -> None:
+async def test_the_history_is_limited(store: HistoryStore, saver: Saver) -> None:
     store.add(OTHER.id, moment("of another one"))
     for number in range(KEPT_STATUS_CHANGES + 7):
         store.add(BASE.id, moment(f"{number}"))
@@ -65,7 +65,9 @@ async def test_so_many_are_kept_and_no_more(store: HistoryStore, saver: Saver) -
     assert len(histories[OTHER.id]) == 1
 
 
-async def test_it_goes_with_its_runtime(store: HistoryStore, saver: Saver, database: Database) -> None:
+async def test_the_history_is_deleted_with_its_runtime(
+    store: HistoryStore, saver: Saver, database: Database
+) -> None:
     store.add(OTHER.id, moment("before"))
     await saver.flush()
     await PresetStore(database).delete(OTHER.id)
@@ -74,7 +76,7 @@ async def test_it_goes_with_its_runtime(store: HistoryStore, saver: Saver, datab
     assert await store.resume() == {}
 
 
-async def test_what_cannot_be_read_is_left_out(store: HistoryStore, saver: Saver, database: Database) -> None:
+async def test_unreadable_entries_are_skipped(store: HistoryStore, saver: Saver, database: Database) -> None:
     def spoil(connection: sqlite3.Connection) -> None:
         for text in ("{", '{"time": 1}', '{"time": "x", "status": "dancing", "detail": null, "error": null}'):
             connection.execute("INSERT INTO runtime_history VALUES (?, ?)", (BASE.id, text))
@@ -86,7 +88,7 @@ async def test_what_cannot_be_read_is_left_out(store: HistoryStore, saver: Saver
 
 
 @pytest.mark.parametrize("status", ["loaded", "loading", "failed", "cancelled"])
-async def test_the_next_daemon_says_that_nothing_is_loaded(
+async def test_a_restart_is_recorded_as_unloaded(
     store: HistoryStore, saver: Saver, status: RuntimeStatusName
 ) -> None:
     store.add(BASE.id, moment("the last", status))

@@ -1,4 +1,4 @@
-"""The life of a runtime: each event in each state, and sequences of them by the thousand."""
+"""The life of a runtime: every event in every state, and thousands of event sequences."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from whisperd.runtimes.life import (
     step,
 )
 
-# For each action: the status that each status turns into, of an enabled runtime that is neither the
-# default nor protected nor leased. Where its host is told to end, the status once it has.
+# For each action: the resulting status for each initial status of an enabled runtime that is neither the
+# default nor protected nor leased. If its host is told to end, the status after it has ended.
 U, D, G, L, F, C = STATUSES
 TABLE: dict[Action, tuple[str, ...]] = {
     #          unloaded downloading loading loaded failed cancelled
@@ -43,7 +43,7 @@ TABLE: dict[Action, tuple[str, ...]] = {
 
 
 def after(life: Life, *events: str) -> Life:
-    """The life after these events; a host that is told to end does."""
+    """Return the life after these events; a host that is told to end does so."""
     for event in events:
         life, effect = step(life, event)  # type: ignore[arg-type]
         if effect == "stop":
@@ -52,7 +52,7 @@ def after(life: Life, *events: str) -> Life:
 
 
 def lives() -> list[Life]:
-    """Every life that there can be, with few leases."""
+    """Return every valid life, with few leases."""
     all_lives = itertools.starmap(
         Life,
         itertools.product(
@@ -64,11 +64,11 @@ def lives() -> list[Life]:
             *([(False, True)] * 6),
         ),
     )
-    return [life for life in all_lives if can_be(life)]
+    return [life for life in all_lives if is_valid(life)]
 
 
-def can_be(life: Life) -> bool:
-    """Whether the fields of a life agree."""
+def is_valid(life: Life) -> bool:
+    """Whether the fields of a life are consistent."""
     return all(
         (
             life.users == 0 or (life.leases > 0 and life.is_ready),
@@ -86,21 +86,21 @@ def test_every_action_in_every_status(action: Action) -> None:
 
 
 @pytest.mark.parametrize("event", get_args(Event))
-def test_every_event_in_every_state_is_answered(event: str) -> None:
-    """It gives a life that can be, or is refused with a code, and never anything else."""
+def test_every_event_in_every_state_has_a_valid_result(event: str) -> None:
+    """The result is a valid life or a refusal with a code."""
     for life in lives():
         try:
             became, effect = step(life, event)  # type: ignore[arg-type]
         except Refused as refused:
             assert refused.code.startswith(("runtime.", "internal.error"))
             continue
-        assert can_be(became), (life, event)
+        assert is_valid(became), (life, event)
         assert effect != "start" or (not life.is_hosted or event in ("failed", "ended")), (life, event)
         assert effect != "stop" or (became.is_hosted and became.ending is not None), (life, event)
         assert became.is_hosted or became.ending in (None, life.ending, "deleted")
 
 
-def test_a_worker_that_died_is_being_loaded() -> None:
+def test_a_dead_worker_is_reported_as_loading() -> None:
     died = after(Life("loaded"), "died")
     assert (died.status, died.reported_status) == ("loaded", "loading")
     assert after(died, "restarted") == Life("loaded")
@@ -113,34 +113,34 @@ def test_a_worker_that_died_is_being_loaded() -> None:
 
 
 @pytest.mark.parametrize("action", ["unload", "disable", "delete"])
-def test_the_default_stays(action: Action) -> None:
+def test_the_default_cannot_be_removed(action: Action) -> None:
     for status in STATUSES:
         assert refusal(Life(status, is_default=True), action) == "runtime.is_default"
 
 
 @pytest.mark.parametrize("action", ["unload", "delete"])
-def test_what_is_leased_stays(action: Action) -> None:
+def test_a_leased_runtime_cannot_be_removed(action: Action) -> None:
     for status in STATUSES:
         assert refusal(Life(status, leases=1), action) == "runtime.in_use"
 
 
-def test_what_is_protected_is_not_deleted() -> None:
+def test_a_protected_runtime_is_not_deleted() -> None:
     for status in STATUSES:
         assert refusal(Life(status, is_protected=True), "delete") == "runtime.is_protected"
 
 
 @pytest.mark.parametrize("event", ["prepare", "load", "default", "lease"])
-def test_what_is_disabled_takes_nothing(event: str) -> None:
+def test_a_disabled_runtime_accepts_no_requests(event: str) -> None:
     for status in STATUSES:
         assert refusal(Life(status, is_enabled=False), event) == "runtime.disabled"  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("event", [*ACTIONS, "lease"])
-def test_what_is_being_deleted_takes_nothing(event: str) -> None:
+def test_a_runtime_being_deleted_accepts_no_requests(event: str) -> None:
     assert refusal(Life("loaded", ending="deleted"), event) == "runtime.unknown"  # type: ignore[arg-type]
 
 
-def test_a_way_through_life() -> None:
+def test_a_typical_life() -> None:
     life, effect = step(after(Life(), "lease"), "load")
     assert (life.status, effect) == ("downloading", "start")
     life = after(life, "prepared", "ready")
@@ -152,20 +152,20 @@ def test_a_way_through_life() -> None:
     assert after(life, "idle").status == "unloaded"
 
 
-def test_preparing_ends_without_a_worker_unless_it_is_to_be_loaded_meanwhile() -> None:
+def test_a_preparation_starts_no_worker_unless_a_load_is_requested() -> None:
     preparing = after(Life(), "lease", "prepare")
     assert refusal(preparing, "prepared") == "internal.error"
     assert after(preparing, "ended").status == "unloaded"
     assert after(preparing, "load", "prepared").status == "loading"
 
 
-def test_what_nobody_waits_for_any_more_is_given_up() -> None:
+def test_a_load_without_waiters_is_given_up() -> None:
     loading = after(Life(leases=2), "load", "prepared", "release")
     assert loading.status == "loading"
     assert after(loading, "release").status == "cancelled"
 
 
-def test_an_edit_waits_for_those_who_compute() -> None:
+def test_an_edit_waits_for_running_batches() -> None:
     used = after(Life("loaded", leases=2), "use", "edit")
     assert (used.status, used.ending, used.is_usable) == ("loaded", None, False)
     life, effect = step(used, "done")
@@ -174,13 +174,13 @@ def test_an_edit_waits_for_those_who_compute() -> None:
     assert (life.status, life.is_outdated, effect) == ("downloading", False, "start")
 
 
-def test_one_that_is_disabled_ends_with_its_last_lease() -> None:
+def test_a_disabled_runtime_ends_with_its_last_lease() -> None:
     leased = after(Life("loaded", leases=1), "disable")
     assert leased.status == "loaded"
     assert after(leased, "release").status == "unloaded"
 
 
-def test_a_worker_that_cannot_be_kept_is_a_failure() -> None:
+def test_a_worker_that_keeps_dying_is_a_failure() -> None:
     life = after(Life("loaded", leases=1), "use", "failed")
     assert (life.status, life.users, life.leases) == ("failed", 0, 1)
 
@@ -226,14 +226,14 @@ def test_the_old_default_answers_until_the_new_one_is_ready() -> None:
 
 
 @pytest.mark.parametrize("end", ["failed", "cancel"])
-def test_a_new_default_that_does_not_come_leaves_nobody_standing_by(end: str) -> None:
+def test_a_new_default_that_fails_ends_the_standby(end: str) -> None:
     lives = three_lives()
     run(lives, "new", "default", end)
     assert (lives.default, lives.answering) == ("new", "new")
     assert lives["old"].is_idle
 
 
-def test_the_one_standing_by_stays_when_the_default_changes_again() -> None:
+def test_the_standby_stays_when_the_default_changes_again() -> None:
     lives = three_lives()
     run(lives, "new", "default")
     assert lives.apply("third", "default") == {"third": "start", "new": "stop"}
@@ -242,7 +242,7 @@ def test_the_one_standing_by_stays_when_the_default_changes_again() -> None:
     assert (lives.default, lives.answering) == ("old", "old")
 
 
-def test_one_that_is_disabled_does_not_stand_by() -> None:
+def test_a_disabled_runtime_is_no_standby() -> None:
     lives = three_lives()
     run(lives, "old", "lease")
     run(lives, "new", "default")
@@ -251,7 +251,7 @@ def test_one_that_is_disabled_does_not_stand_by() -> None:
     assert lives["old"].status == "loaded"
 
 
-def test_a_default_that_was_not_loaded_does_not_stand_by() -> None:
+def test_an_unloaded_default_is_no_standby() -> None:
     lives = Lives()
     lives.add("old", Life("failed", is_default=True))
     lives.add("new", Life())
@@ -260,13 +260,13 @@ def test_a_default_that_was_not_loaded_does_not_stand_by() -> None:
 
 
 class Household(RuleBasedStateMachine):
-    """Three runtimes, and a world that has a worker exactly where it was told to have one."""
+    """Three runtimes, and a model of the world that has a host exactly where effects demand one."""
 
     def __init__(self) -> None:
         super().__init__()
         self.lives = Lives()
         self.hosts: dict[str, str] = {}
-        """What each host is doing: `preparing`, `loading`, `serving`, and `ending` where it was told to."""
+        """The stage of each host: `preparing`, `loading`, `serving`, or `ending` once it is told to end."""
         self.leases: dict[str, int] = {}
         self.users: dict[str, int] = {}
 
@@ -279,7 +279,7 @@ class Household(RuleBasedStateMachine):
             self.leases[id] = self.users[id] = 0
 
     def apply(self, id: str, event: str) -> bool:
-        """Whether it was not refused."""
+        """Apply an event; return whether it was accepted."""
         before = {one: self.lives[one] for one in self.leases}
         try:
             effects = self.lives.apply(id, event)  # type: ignore[arg-type]
@@ -295,10 +295,10 @@ class Household(RuleBasedStateMachine):
             assert id not in self.hosts, "a second host"
             self.hosts[id] = "preparing"
         else:
-            assert self.hosts[id] != "ending", "told twice"
+            assert self.hosts[id] != "ending", "told to end twice"
             if self.hosts[id] == "serving" and self.lives[id].ending != "reloaded":
                 assert self.leases[id] == 0, "a leased runtime is unloaded"
-            assert self.users[id] == 0, "somebody computes on it"
+            assert self.users[id] == 0, "a batch is running on it"
             self.hosts[id] = "ending"
 
     @rule(id=ids, action=st.sampled_from([*ACTIONS, "idle", "evict"]))
@@ -335,8 +335,8 @@ class Household(RuleBasedStateMachine):
             assert self.apply(id, "done")
 
     @rule(id=ids, fails=st.booleans())
-    def get_on(self, id: str, fails: bool) -> None:
-        """The host gets a step further, or fails."""
+    def advance(self, id: str, fails: bool) -> None:
+        """Let the host advance by one stage, or fail."""
         match self.hosts.get(id), fails:
             case None, _:
                 return
@@ -384,14 +384,14 @@ class Household(RuleBasedStateMachine):
             assert (self.lives[id].leases, self.lives[id].users) == (self.leases[id], self.users[id])
 
     @invariant()
-    def whoever_answers_is_the_default_or_is_loaded(self) -> None:
+    def the_answering_runtime_is_the_default_or_loaded(self) -> None:
         answering = self.lives.answering
         assert self.lives[answering].is_enabled
         assert answering == self.lives.default or self.lives[answering].is_ready
 
     @invariant()
     @precondition(lambda self: self.lives)
-    def nothing_is_begun_for_nobody(self) -> None:
+    def loads_without_waiters_are_of_enabled_runtimes(self) -> None:
         for id in self.leases:
             life = self.lives[id]
             if not (life.is_default or life.leases or life.ending) and life.status in (

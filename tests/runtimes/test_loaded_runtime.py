@@ -42,7 +42,7 @@ async def test_a_worker_killed_while_idle_is_replaced(toy: Callable[..., str]) -
     assert not descendants()
 
 
-async def test_a_worker_killed_under_a_batch_is_replaced(toy: Callable[..., str]) -> None:
+async def test_a_worker_killed_during_a_batch_is_replaced(toy: Callable[..., str]) -> None:
     model = toy()
     (Path(model) / "crash").write_text("once SIGSEGV")
     async with running_runtime(model) as runtime:
@@ -52,7 +52,7 @@ async def test_a_worker_killed_under_a_batch_is_replaced(toy: Callable[..., str]
         assert len(await runtime.transcribe(batch(1.0))) == 1
 
 
-async def test_a_worker_that_dies_again_and_again_is_given_up(toy: Callable[..., str]) -> None:
+async def test_a_worker_that_keeps_dying_is_given_up(toy: Callable[..., str]) -> None:
     model = toy(poison_s=1.0, poison="SIGABRT")
     with pytest.raises(WhisperdError) as raised:
         async with running_runtime(model) as runtime:
@@ -69,7 +69,7 @@ async def test_a_worker_that_dies_again_and_again_is_given_up(toy: Callable[...,
     assert not descendants()
 
 
-async def test_a_batch_in_between_shows_that_it_can_work(toy: Callable[..., str]) -> None:
+async def test_a_successful_batch_resets_the_count_of_deaths(toy: Callable[..., str]) -> None:
     model = toy(poison_s=1.0, poison="SIGKILL")
     async with running_runtime(model) as runtime:
         for _ in range(2 * MAX_DEATHS_IN_A_ROW):
@@ -78,7 +78,7 @@ async def test_a_batch_in_between_shows_that_it_can_work(toy: Callable[..., str]
             await runtime.transcribe(batch(2.0))
 
 
-async def test_a_worker_that_dies_while_it_loads(toy: Callable[..., str]) -> None:
+async def test_a_worker_that_dies_while_loading_is_given_up(toy: Callable[..., str]) -> None:
     model = toy(load_signal="SIGSEGV")
     with pytest.raises(WhisperdError) as raised:
         async with running_runtime(model):
@@ -89,7 +89,7 @@ async def test_a_worker_that_dies_while_it_loads(toy: Callable[..., str]) -> Non
     assert not descendants()
 
 
-async def test_a_batch_waits_for_the_new_worker(toy: Callable[..., str]) -> None:
+async def test_a_batch_waits_for_the_replacement_worker(toy: Callable[..., str]) -> None:
     model = toy()
     async with running_runtime(model) as runtime, anyio.create_task_group() as tasks:
         (Path(model) / "hold_load").touch()
@@ -102,7 +102,7 @@ async def test_a_batch_waits_for_the_new_worker(toy: Callable[..., str]) -> None
     assert len(batches(model)) == 1
 
 
-async def test_a_batch_that_waits_learns_that_it_is_unloaded(toy: Callable[..., str]) -> None:
+async def test_a_waiting_batch_fails_when_the_runtime_is_unloaded(toy: Callable[..., str]) -> None:
     model = toy()
     raised: list[WhisperdError] = []
 
@@ -121,7 +121,7 @@ async def test_a_batch_that_waits_learns_that_it_is_unloaded(toy: Callable[..., 
     assert [error.code for error in raised] == ["runtime.unloaded"]
 
 
-async def test_a_process_that_the_system_refuses(
+async def test_a_process_that_cannot_be_started(
     toy: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse(*_: object, **__: object) -> None:

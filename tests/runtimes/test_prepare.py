@@ -1,4 +1,4 @@
-"""Where a worker finds a model: as it is, or converted, which an engine may do without."""
+"""The model files that a worker is given: the original, or a conversion that may be optional."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FAILURE = WhisperdError("disk.full", "There is no room.", "Make some.")
 async def prepared_by(
     format: ModelFormat, converts: tuple[str, ...] | None = None, error: WhisperdError | None = None
 ) -> tuple[str, bool]:
-    """What a backend with that format is given, and whether it should have been converted."""
+    """Return the path given to a backend with this format, and whether a conversion is missing."""
 
     async def pull(*_: Any) -> Any:
         return MODEL
@@ -50,13 +50,13 @@ async def prepared_by(
 
 
 @pytest.mark.parametrize("format", [NEEDED, USEFUL])
-async def test_a_model_is_converted_where_the_variant_takes_it_so(format: ModelFormat) -> None:
+async def test_a_model_is_converted_if_the_variant_wants_it(format: ModelFormat) -> None:
     assert await prepared_by(format) == ("/converted", False)
     assert await prepared_by(format, converts=("int8",)) == ("/converted", False)
     assert await prepared_by(format, converts=()) == ("/model", False)
 
 
-async def test_what_an_engine_can_do_without_keeps_nobody_from_loading() -> None:
+async def test_a_failed_optional_conversion_does_not_prevent_loading() -> None:
     assert await prepared_by(USEFUL, error=FAILURE) == ("/model", True)
     with pytest.raises(WhisperdError) as caught:
         await prepared_by(NEEDED, error=FAILURE)

@@ -1,4 +1,4 @@
-"""The fields of a runtime: each is checked, and what is refused comes with what would work."""
+"""The fields of a runtime: each is checked, and an error names the values that would work."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def refused(**fields: Any) -> WhisperdError:
 # Making and changing
 
 
-def test_what_is_not_named_is_as_in_the_settings() -> None:
+def test_omitted_fields_come_from_the_settings() -> None:
     settings = RuntimeSettings(keep_alive_s=5, compute_type="int8", workers=3, cpu_threads=2, batch_size=8)
     preset = new_preset(RuntimeChanges(name="base", model="tiny"), settings, now=NOW, id_="0a1b2c3d")
     assert preset == RuntimePreset(
@@ -62,7 +62,7 @@ def test_what_is_not_named_is_as_in_the_settings() -> None:
     )
 
 
-def test_what_is_named_is_taken() -> None:
+def test_given_fields_are_used() -> None:
     fields = {
         "name": "two GPUs",
         "model": "large-v3",
@@ -87,36 +87,36 @@ def test_what_is_named_is_taken() -> None:
     }
 
 
-def test_ids_are_new_each_time() -> None:
+def test_ids_are_unique() -> None:
     changes = RuntimeChanges(name="base", model="base")
     ids = {new_preset(changes, RuntimeSettings()).id for _ in range(20)}
     assert len(ids) == 20
 
 
 @pytest.mark.parametrize("missing", ["name", "model"])
-def test_name_and_model_are_needed(missing: str) -> None:
+def test_name_and_model_are_required(missing: str) -> None:
     assert refused(**{missing: msgspec.UNSET}).data["field"] == missing
 
 
-def test_one_that_is_not_saved_may_have_any_name() -> None:
+def test_an_unsaved_runtime_may_have_any_name() -> None:
     changes = RuntimeChanges(name="/models/base", model="/models/base")
     assert new_preset(changes, RuntimeSettings(), check=False).name == "/models/base"
     assert refused(name="/models/base").data["field"] == "name"
 
 
-def test_a_change_has_the_next_version() -> None:
+def test_an_edit_increments_the_version() -> None:
     before = make(keep_alive=5)
     after = changed_preset(before, RuntimeChanges(name="other", keep_alive="never"), now=LATER)
     expected = msgspec.structs.replace(before, name="other", keep_alive=-1.0, changed=LATER, version=2)
     assert after == expected
 
 
-def test_a_change_to_what_it_is_already_is_none() -> None:
+def test_an_edit_without_changes_returns_the_same_preset() -> None:
     preset = make()
     assert changed_preset(preset, RuntimeChanges(name="base", keep_alive="15m"), now=LATER) is preset
 
 
-def test_a_change_is_checked_with_what_stays() -> None:
+def test_an_edit_is_checked_together_with_the_other_fields() -> None:
     preset = make(device="cuda", device_index=(1,))
     with pytest.raises(WhisperdError) as raised:
         changed_preset(preset, RuntimeChanges(device="cpu"))
@@ -142,20 +142,20 @@ OTHER: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("name", RuntimeChanges.__struct_fields__)
-def test_what_a_change_makes_necessary(name: str) -> None:
+def test_which_fields_require_a_reload(name: str) -> None:
     before = make()
     after = changed_preset(before, RuntimeChanges(**{name: OTHER[name]}))
     assert getattr(after, name) == OTHER[name]
     assert needs_reload(before, after) == (name in RELOADING)
 
 
-def test_every_field_can_be_changed_but_what_is_the_program_s_own() -> None:
+def test_every_field_but_the_programs_own_can_be_edited() -> None:
     own = {"id", "enabled", "created", "changed", "version"}
     assert set(RuntimeChanges.__struct_fields__) == set(RuntimePreset.__struct_fields__) - own
     assert set(RuntimeChanges.__struct_fields__) - RELOADING == {"name", "keep_alive", "protected"}
 
 
-def test_changes_come_over_the_wire_strictly() -> None:
+def test_edits_are_decoded_strictly() -> None:
     changes = msgspec.convert({"device_index": [0, 1], "keep_alive": "15m"}, RuntimeChanges)
     assert changes == RuntimeChanges(device_index=(0, 1), keep_alive="15m")
     with pytest.raises(msgspec.ValidationError, match="enabled"):
@@ -166,14 +166,14 @@ def test_changes_come_over_the_wire_strictly() -> None:
 
 
 @pytest.mark.parametrize("name", ["a", "large-v3", "two GPUs", "x.y_z", "0", "a" * 64])
-def test_names(name: str) -> None:
+def test_valid_names(name: str) -> None:
     assert make(name=name).name == name
 
 
 @pytest.mark.parametrize(
     "name", ["", " a", "a ", "-a", ".a", "a/b", "a\nb", "a\n", "ä", "a" * 65, "a\0", "a\ud800"]
 )
-def test_names_that_are_refused(name: str) -> None:
+def test_invalid_names_are_refused(name: str) -> None:
     error = refused(name=name)
     assert error.data["field"] == "name"
     assert "a to z" in error.fix
@@ -207,18 +207,18 @@ def test_names_that_are_refused(name: str) -> None:
         ("batch_size", 10**30, "from 1 to 256"),
     ],
 )
-def test_values_that_are_refused(field: str, value: object, works: str) -> None:
+def test_invalid_values_are_refused(field: str, value: object, works: str) -> None:
     error = refused(**{field: value})
     assert error.data["field"] == field
     assert works in error.fix
 
 
 @pytest.mark.parametrize(("cpu_threads", "workers", "batch_size"), [(0, 0, 1), (1024, 64, 256)])
-def test_the_limits_themselves_are_allowed(cpu_threads: int, workers: int, batch_size: int) -> None:
+def test_the_limits_are_inclusive(cpu_threads: int, workers: int, batch_size: int) -> None:
     assert make(cpu_threads=cpu_threads, workers=workers, batch_size=batch_size).workers == workers
 
 
-def test_an_index_is_of_a_gpu() -> None:
+def test_a_device_index_needs_a_gpu() -> None:
     assert "none" in refused(device="cpu", device_index=(0,)).fix
     for device in ("auto", "cuda"):
         assert make(device=device, device_index=(0,)).device_index == (0,)
@@ -234,7 +234,7 @@ def test_several_gpus_have_one_worker_each() -> None:
     preset = new_preset(
         RuntimeChanges(name="base", model="base", device_index=(0, 1)), RuntimeSettings(workers=3)
     )
-    assert preset.workers == 0, "what is in the settings is no reason to refuse it"
+    assert preset.workers == 0, "workers in the settings are no reason to refuse it"
 
 
 # Keep-alive
@@ -263,7 +263,7 @@ def test_several_gpus_have_one_worker_each() -> None:
         (12.5, 12.5),
     ],
 )
-def test_keep_alive(value: float | str, seconds: float) -> None:
+def test_keep_alive_formats(value: float | str, seconds: float) -> None:
     assert parse_keep_alive(value) == seconds
 
 
@@ -276,7 +276,7 @@ def test_keep_alive(value: float | str, seconds: float) -> None:
         *(-2, -0.5, float("nan"), float("inf"), float("-inf"), 366 * 86400.0),
     ],
 )
-def test_keep_alives_that_are_refused(value: float | str) -> None:
+def test_invalid_keep_alives_are_refused(value: float | str) -> None:
     error = refused(keep_alive=value)
     assert error.data["field"] == "keep_alive"
     assert "15m" in error.fix
@@ -292,12 +292,12 @@ def test_durations_are_the_sum_of_their_parts(
 
 
 @given(st.floats(0, 365 * 86400.0) | st.just(-1.0))
-def test_seconds_are_taken_as_they_are(seconds: float) -> None:
+def test_seconds_are_unchanged(seconds: float) -> None:
     assert parse_keep_alive(seconds) == seconds
 
 
 @given(st.text() | st.floats())
-def test_whatever_is_given_is_a_time_or_refused(value: float | str) -> None:
+def test_any_value_is_a_duration_or_refused(value: float | str) -> None:
     try:
         seconds = parse_keep_alive(value)
     except WhisperdError as error:
@@ -306,7 +306,7 @@ def test_whatever_is_given_is_a_time_or_refused(value: float | str) -> None:
         assert seconds == -1 or 0 <= seconds <= 365 * 86400
 
 
-# Against the computer
+# Checks against the computer
 
 CPU_TYPES = ("int8", "int8_float32", "float32")
 GPU_TYPES = ("int8_float16", "float16", "float32")
@@ -343,7 +343,7 @@ def refused_here(computer: Capabilities, **fields: Any) -> WhisperdError:
         {"cpu_threads": 8},
     ],
 )
-def test_what_the_computer_can_do(fields: dict[str, Any]) -> None:
+def test_fields_that_the_computer_supports(fields: dict[str, Any]) -> None:
     check_against(make(**fields), TWO_GPUS)
 
 
@@ -382,7 +382,7 @@ def test_what_the_computer_can_do(fields: dict[str, Any]) -> None:
         (NO_GPU, {"cpu_threads": 3}, "cpu_threads", "at most 2, or 0"),
     ],
 )
-def test_what_it_cannot_do_comes_with_what_it_can(
+def test_an_unsupported_field_gets_supported_values(
     computer: Capabilities, fields: dict[str, Any], field: str, works: str
 ) -> None:
     error = refused_here(computer, **fields)
@@ -393,7 +393,7 @@ def test_what_it_cannot_do_comes_with_what_it_can(
 
 
 @pytest.mark.parametrize("fields", [{}, {"backend": "gpu-only"}, {"compute_type": "int8"}])
-def test_where_there_is_nothing_to_compute_on(fields: dict[str, Any]) -> None:
+def test_a_computer_without_usable_devices(fields: dict[str, Any]) -> None:
     gpu_only = Capabilities(backends={"gpu-only": {"cuda": GPU_TYPES}})
     error = refused_here(gpu_only, **fields)
     assert (error.code, error.data["field"]) == ("runtime.invalid", "backend")
@@ -403,19 +403,19 @@ def test_where_there_is_nothing_to_compute_on(fields: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("fields", [{"device": "cuda"}, {"device_index": (0,)}])
-def test_why_no_gpu_can_be_used_is_said(fields: dict[str, Any]) -> None:
+def test_the_reason_for_an_unusable_gpu_is_given(fields: dict[str, Any]) -> None:
     error = refused_here(OLD_DRIVER, **fields)
     assert error.code == "cuda.driver_too_old"
-    assert error is not OLD_DRIVER.gpu_problem, "each time another, for each is raised"
+    assert error is not OLD_DRIVER.gpu_problem, "a new error object each time, because each is raised"
 
 
-def test_a_gpu_that_cannot_be_used_does_not_matter_to_what_needs_none() -> None:
+def test_an_unusable_gpu_does_not_affect_processor_runtimes() -> None:
     check_against(make(device="auto"), OLD_DRIVER)
     check_against(make(device="cpu", compute_type="int8"), OLD_DRIVER)
     assert refused_here(OLD_DRIVER, compute_type="float16").data["field"] == "compute_type"
 
 
-def test_every_compute_type_is_refused_or_possible_as_the_computer_says() -> None:
+def test_every_compute_type_is_either_supported_or_refused() -> None:
     for compute_type in get_args(ComputeType):
         preset = make(device="cpu", compute_type=compute_type)
         if compute_type in ("auto", *CPU_TYPES):

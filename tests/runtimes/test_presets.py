@@ -1,4 +1,4 @@
-"""The saved runtimes: unique names and exactly one default, by the schema."""
+"""Saved runtimes: the schema enforces unique names and exactly one default."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ async def database(tmp_path: Path) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def store(database: Database) -> PresetStore:
-    """With a default and another one."""
+    """A store with a default and another runtime."""
     store = PresetStore(database)
     await store.insert(BASE, make_default=True)
     await store.insert(TINY)
@@ -50,7 +50,7 @@ async def test_a_new_store_is_empty(database: Database) -> None:
     assert await PresetStore(database).load() == ((), None)
 
 
-async def test_what_is_inserted_is_there_the_oldest_first(store: PresetStore) -> None:
+async def test_runtimes_are_loaded_oldest_first(store: PresetStore) -> None:
     older = preset("cccccccc", "zebra", created="2025-01-02T03:04:05.678Z")
     await store.insert(older)
     assert await store.load() == ((older, BASE, TINY), BASE.id)
@@ -76,7 +76,7 @@ presets = st.builds(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(50))
 @given(saved=presets)
-async def test_whatever_is_saved_is_read_again(saved: RuntimePreset, store: PresetStore) -> None:
+async def test_saved_runtimes_are_read_back(saved: RuntimePreset, store: PresetStore) -> None:
     await store.insert(saved)
     assert await store.load() == ((BASE, TINY, saved), BASE.id)
     await store.delete(saved.id)
@@ -100,12 +100,12 @@ async def test_the_default_is_changed(store: PresetStore) -> None:
     assert (await store.load())[1] == TINY.id
 
 
-async def test_a_new_one_can_become_the_default_at_once(store: PresetStore) -> None:
+async def test_a_new_runtime_can_become_the_default_at_once(store: PresetStore) -> None:
     await store.insert(preset("cccccccc", "new"), make_default=True)
     assert (await store.load())[1] == "cccccccc"
 
 
-async def test_the_default_is_not_deleted_before_another_is(store: PresetStore) -> None:
+async def test_the_default_cannot_be_deleted_before_another_is_set(store: PresetStore) -> None:
     with pytest.raises(sqlite3.IntegrityError):
         await store.delete(BASE.id)
     await store.set_default(TINY.id)
@@ -128,7 +128,9 @@ async def test_the_default_is_not_deleted_before_another_is(store: PresetStore) 
         "UPDATE runtimes SET batch_size = 0",
     ],
 )
-async def test_the_schema_forbids_it(statement: str, database: Database, store: PresetStore) -> None:
+async def test_the_schema_forbids_inconsistent_changes(
+    statement: str, database: Database, store: PresetStore
+) -> None:
     with pytest.raises(sqlite3.IntegrityError):
         await database.run(lambda connection: connection.execute(statement))
     assert await store.load() == ((BASE, TINY), BASE.id)
@@ -137,9 +139,7 @@ async def test_the_schema_forbids_it(statement: str, database: Database, store: 
 @pytest.mark.parametrize(
     "change", ["device = 'tpu'", "device_index = 'none'", "device_index = 3", "name = x'ff00'"]
 )
-async def test_a_row_that_somebody_spoilt_says_so(
-    change: str, database: Database, store: PresetStore
-) -> None:
+async def test_a_damaged_row_is_reported(change: str, database: Database, store: PresetStore) -> None:
     await database.run(
         lambda connection: connection.execute(f"UPDATE runtimes SET {change} WHERE id = 'bbbbbbbb'")
     )

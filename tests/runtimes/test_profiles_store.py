@@ -1,4 +1,4 @@
-"""The saved profiles."""
+"""Saved profiles."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ async def store(database: Database) -> ProfileStore:
     return store
 
 
-async def test_what_is_inserted_is_there_by_name(store: ProfileStore) -> None:
+async def test_profiles_are_loaded_by_name(store: ProfileStore) -> None:
     assert await store.load() == [EDITOR, PLAIN]
 
 
@@ -63,9 +63,7 @@ json_values = st.recursive(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(50))
 @given(options=st.dictionaries(st.text("abc_"), json_values, max_size=4))
-async def test_whatever_options_are_saved_are_read_again(
-    options: dict[str, Any], store: ProfileStore
-) -> None:
+async def test_saved_options_are_read_back(options: dict[str, Any], store: ProfileStore) -> None:
     saved = profile("x", options=options)
     await store.insert(saved)
     assert await store.load() == [EDITOR, PLAIN, saved]
@@ -103,7 +101,7 @@ async def profiles(store: ProfileStore) -> ProfileManager:
         (lambda all: all.delete("vim"), "profile.unknown", "editor, plain"),
     ],
 )
-async def test_what_cannot_be_changes_nothing(
+async def test_an_invalid_change_changes_nothing(
     profiles: ProfileManager, store: ProfileStore, attempt: Any, code: str, says: str
 ) -> None:
     with pytest.raises(WhisperdError) as raised:
@@ -112,7 +110,7 @@ async def test_what_cannot_be_changes_nothing(
     assert await store.load() == profiles.all() == [EDITOR, PLAIN]
 
 
-async def test_a_change_of_the_version_that_is_there_is_saved(
+async def test_a_change_of_the_current_version_is_saved(
     profiles: ProfileManager, store: ProfileStore
 ) -> None:
     await profiles.edit("plain", ProfileChanges(name="plain", runtime="bbbbbbbb"), 1)
@@ -128,9 +126,7 @@ async def test_a_deleted_runtime_leaves_its_profile(database: Database, store: P
 
 
 @pytest.mark.parametrize("change", ["options = '[]'", "options = 'no'", "options = x'ff'"])
-async def test_a_row_that_somebody_spoilt_says_so(
-    change: str, database: Database, store: ProfileStore
-) -> None:
+async def test_a_damaged_row_is_reported(change: str, database: Database, store: ProfileStore) -> None:
     await database.run(
         lambda connection: connection.execute(f"UPDATE profiles SET {change} WHERE name = 'plain'")
     )

@@ -1,4 +1,4 @@
-"""What a person sets of a runtime, held against what this computer and the model can do."""
+"""A user's settings of a runtime, checked against what this computer and the model support."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ CPU_COUNT = 4
 OTHER = RuntimePreset(id="aaaaaaaa", name="other", model="toy", created="", changed="")
 
 
-class Asked:
-    """An editor on a computer with few cores, which knows one file, and what it was asked about."""
+class FakeEditor:
+    """An editor on a computer with few cores that knows one file; records queries of capabilities."""
 
     def __init__(self) -> None:
         self.capabilities_of: list[RuntimePreset] = []
@@ -54,20 +54,22 @@ class Asked:
 
 
 @pytest.fixture
-def asked() -> Asked:
-    return Asked()
+def asked() -> FakeEditor:
+    return FakeEditor()
 
 
-async def test_a_model_has_the_name_that_is_known(asked: Asked) -> None:
+async def test_model_names_are_normalised(asked: FakeEditor) -> None:
     preset = await asked.new(model="toy/")
     assert (preset.model, preset.compute_type, preset.batch_size) == ("toy", "int8_float32", 7)
     assert (await asked.changed(preset, model="other/")).model == "other"
 
 
-async def test_what_a_file_leaves_open_is_not_taken_from_the_settings(asked: Asked) -> None:
+async def test_fields_omitted_for_a_file_are_not_taken_from_the_settings(asked: FakeEditor) -> None:
     preset = await asked.new(model="/m.bin")
     assert (preset.backend, preset.compute_type) == ("auto", "auto")
-    assert [one.backend for one in asked.capabilities_of] == ["whispercpp"], "only what loads it matters"
+    assert [one.backend for one in asked.capabilities_of] == ["whispercpp"], (
+        "only the backend that loads the file is checked"
+    )
     changed = await asked.changed(await asked.new(), model="/m.bin")
     assert changed.compute_type == "auto"
     assert asked.editor.unsaved("/m.bin", FACTS).compute_type == "auto"
@@ -85,7 +87,7 @@ async def test_what_a_file_leaves_open_is_not_taken_from_the_settings(asked: Ask
         ("runtime.exists", {"name": "aaaaaaaa"}),
     ],
 )
-async def test_what_cannot_be_is_refused(asked: Asked, code: str, fields: dict[str, Any]) -> None:
+async def test_invalid_settings_are_refused(asked: FakeEditor, code: str, fields: dict[str, Any]) -> None:
     preset = await asked.new()
     for attempt in (asked.new(**fields), asked.changed(preset, **fields)):
         with pytest.raises(WhisperdError) as raised:
@@ -93,16 +95,18 @@ async def test_what_cannot_be_is_refused(asked: Asked, code: str, fields: dict[s
         assert raised.value.code == code
 
 
-async def test_a_name_means_one_runtime(asked: Asked, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_names_and_ids_are_unique(asked: FakeEditor, monkeypatch: pytest.MonkeyPatch) -> None:
     preset = await asked.new()
-    assert (await asked.changed(preset, name=preset.id)).name == preset.id, "its own id is free"
+    assert (await asked.changed(preset, name=preset.id)).name == preset.id, (
+        "a runtime may be named after its own id"
+    )
     assert (await asked.new(name="Other")).name == "Other", "names differ in case"
     monkeypatch.setattr("secrets.token_hex", lambda _: "other")
     with pytest.raises(WhisperdError, match="other"):
         await asked.new()
 
 
-async def test_the_computer_is_asked_only_about_what_is_loaded_anew(asked: Asked) -> None:
+async def test_capabilities_are_checked_only_for_changes_that_reload(asked: FakeEditor) -> None:
     preset = await asked.new()
     asked.capabilities_of.clear()
     assert await asked.changed(preset, name="mine") is preset

@@ -1,7 +1,7 @@
-"""The manager: loads once however many ask, keeps what is leased, and gives up what nobody wants.
+"""The manager loads once for concurrent requests, keeps leased runtimes, and gives up loads without waiters.
 
-What ends, fails or is killed is a toy worker; where only rules matter, a puppet stands for it.
-`open_house` checks after every test that the data base agrees with the manager and nothing is left.
+Tests of endings, failures and kills use a toy worker; where only rules matter, a puppet stands in for it.
+After every test, `open_house` checks that the database agrees with the manager and that nothing is left.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def an_error(code: str = "some.problem") -> WhisperdError:
 
 
 class House:
-    """A manager with what a daemon has around it."""
+    """A manager with a stand-in for the rest of the daemon."""
 
     manager: RuntimeManager
     store: PresetStore
@@ -137,7 +137,7 @@ class House:
         self.events.append(event)
 
     async def create(self, model: str = "toy", **fields: Any) -> Runtime:
-        """A saved runtime; its name is that of the model's folder where none is given."""
+        """Create a saved runtime, named after the model's folder by default."""
         changes = RuntimeChanges(**{"name": Path(model).name, "model": model, **fields})
         return await self.manager.create(changes)
 
@@ -145,7 +145,7 @@ class House:
         await self.manager.edit(runtime, RuntimeChanges(**changes), version)
 
     async def use(self, runtime: Runtime) -> LoadedRuntime:
-        """Be a job on it."""
+        """Act as a job on the runtime."""
         with self.manager.lease(runtime) as lease:
             while True:
                 await lease.loaded()
@@ -160,7 +160,7 @@ class House:
         await until(lambda: self.status(runtime) == status)
 
     def statuses(self, runtime: Runtime) -> list[str]:
-        """The statuses told of, without repetition, from the first one of which it is hosted."""
+        """Return the published statuses without repetition, from the first one with a host."""
         told = [event.status for event in self.events if event.id == runtime.id]
         while told and told[0] == "unloaded":
             del told[0]
@@ -178,7 +178,7 @@ OpenHouse = Callable[..., Any]
 
 @pytest.fixture
 def open_house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenHouse:
-    """Opens houses, one after the other on the same data base; the first one makes the default."""
+    """Return a function that opens houses in sequence on the same database; the first creates the default."""
     monkeypatch.setenv("PYTHONPATH", BACKENDS)
 
     @asynccontextmanager
@@ -205,7 +205,7 @@ def open_house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenHouse:
 
 async def check_nothing_is_left(house: House) -> None:
     manager = house.manager
-    assert not descendants(), "a worker is left behind"
+    assert not descendants(), "a worker process is left"
     for runtime in manager.all():
         life = manager.life(runtime)
         assert (life.leases, life.users, life.is_hosted) == (0, 0, False)
@@ -217,7 +217,7 @@ async def check_nothing_is_left(house: House) -> None:
 
 
 class Puppet(LoadedRuntime):
-    """A loaded runtime without a process, which does what its `Puppets` say."""
+    """A loaded runtime without a process, controlled by its `Puppets`."""
 
     puppets: Puppets
 
@@ -233,14 +233,14 @@ class Puppet(LoadedRuntime):
             await anyio.sleep_forever()
         finally:
             with anyio.CancelScope(shield=True):
-                for _ in range(20):  # a process takes its time to end
+                for _ in range(20):  # a process takes time to end
                     await anyio.sleep(0)
                 await self.puppets.may_end.wait()
             self.unloaded.set()
 
 
 class Puppets:
-    """All that were made, the first one first, and what the next ones do."""
+    """The puppets made so far, oldest first, and the behaviour of the next ones."""
 
     def __init__(self) -> None:
         self.made: list[Puppet] = []
@@ -278,7 +278,7 @@ def refusal_of_lease(house: House, runtime: Runtime) -> WhisperdError:
     return raised.value
 
 
-# What there is
+# Listing and finding
 
 
 async def test_the_first_start_makes_the_default(open_house: OpenHouse) -> None:
@@ -289,7 +289,9 @@ async def test_the_first_start_makes_the_default(open_house: OpenHouse) -> None:
         assert (view.name, view.model, view.default, view.enabled, view.saved) == (
             "base", "base", True, True, True,
         )  # fmt: skip
-        assert (view.status, view.version, view.workers) == ("unloaded", 1, 1), "workers as in the settings"
+        assert (view.status, view.version, view.workers) == ("unloaded", 1, 1), (
+            "the number of workers comes from the settings"
+        )
 
 
 async def test_a_restart_changes_nothing(open_house: OpenHouse, puppets: Puppets) -> None:
@@ -318,7 +320,7 @@ async def test_a_runtime_is_found_by_its_name_then_by_its_id(open_house: OpenHou
         assert house.manager.find("fast") is house.manager.find(fast.id) is fast
         assert house.manager.find("my-model") is once
         saved = await house.create("other", name="my-model")
-        assert house.manager.find("my-model") is saved, "what is saved goes before what was made for once"
+        assert house.manager.find("my-model") is saved, "a saved runtime precedes a temporary one"
         with pytest.raises(WhisperdError) as raised:
             house.manager.find("fats")
         assert raised.value.code == "runtime.unknown"
@@ -326,7 +328,7 @@ async def test_a_runtime_is_found_by_its_name_then_by_its_id(open_house: OpenHou
         assert raised.value.data["runtimes"] == ["first", "fast", "my-model"]
 
 
-async def test_what_is_wrong_is_not_created(open_house: OpenHouse) -> None:
+async def test_invalid_runtimes_are_not_created(open_house: OpenHouse) -> None:
     async with open_house() as house:
         for code, fields in [
             ("runtime.exists", {"name": "first"}),
@@ -341,22 +343,22 @@ async def test_what_is_wrong_is_not_created(open_house: OpenHouse) -> None:
         assert len(house.manager.all()) == 1
 
 
-async def test_a_model_has_one_name(open_house: OpenHouse) -> None:
+async def test_model_names_are_normalised(open_house: OpenHouse) -> None:
     async with open_house() as house:
         assert (await house.create("models/toy/", name="toy")).preset.model == "models/toy"
 
 
-async def test_a_new_one_is_told_of(open_house: OpenHouse) -> None:
+async def test_a_new_runtime_is_announced(open_house: OpenHouse) -> None:
     async with open_house() as house:
         runtime = await house.create()
         (event,) = house.events
         assert (event.id, event.name, event.status) == (runtime.id, "toy", "unloaded")
 
 
-# For a model
+# Finding a runtime for a model
 
 
-async def test_of_those_with_a_model_the_default_goes_first_then_the_oldest(open_house: OpenHouse) -> None:
+async def test_of_runtimes_with_a_model_the_default_precedes_the_oldest(open_house: OpenHouse) -> None:
     async with open_house() as house:
         for name in ("a", "b", "c"):
             await house.create("toy", name=name)
@@ -368,7 +370,7 @@ async def test_of_those_with_a_model_the_default_goes_first_then_the_oldest(open
         assert all(runtime.is_saved for runtime in house.manager.all())
 
 
-async def test_a_runtime_made_for_once_is_shared_and_goes_with_its_worker(
+async def test_a_temporary_runtime_is_shared_and_removed_with_its_worker(
     open_house: OpenHouse, puppets: Puppets
 ) -> None:
     async with open_house() as house:
@@ -376,13 +378,13 @@ async def test_a_runtime_made_for_once_is_shared_and_goes_with_its_worker(
         assert once is house.manager.with_model(once.preset.model)
         assert not once.is_saved and not house.manager.view(once).saved
         await house.use(once)
-        assert house.manager.with_model(once.preset.model) is once, "it is there as long as its worker"
+        assert house.manager.with_model(once.preset.model) is once, "it exists as long as its worker"
         await house.manager.unload(once)
         assert once not in house.manager.all()
         assert house.manager.with_model(once.preset.model) is not once
 
 
-async def test_a_runtime_made_for_once_cannot_be_changed(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_a_temporary_runtime_cannot_be_changed(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         manager = house.manager
         once = manager.with_model("once")
@@ -398,7 +400,7 @@ async def test_a_runtime_made_for_once_cannot_be_changed(open_house: OpenHouse, 
             assert error.code == "runtime.not_saved" and "runtimes create" in error.fix
 
 
-async def test_of_those_made_for_once_the_last_failures_are_told(open_house: OpenHouse) -> None:
+async def test_only_the_last_failed_temporary_runtimes_are_listed(open_house: OpenHouse) -> None:
     async with open_house() as house:
         house.download_error = an_error("hub.down")
         for number in range(2 * KEPT_FAILURES):
@@ -410,7 +412,7 @@ async def test_of_those_made_for_once_the_last_failures_are_told(open_house: Ope
         assert house.status(told[-1]) == "failed"
 
 
-async def test_files_of_a_model_in_use_are_kept(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_the_files_of_a_model_in_use_are_protected(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         runtime = await house.create("toy", name="my own")
         house.manager.check_unused("toy")
@@ -432,7 +434,7 @@ async def test_files_of_a_model_in_use_are_kept(open_house: OpenHouse, puppets: 
 # Loading
 
 
-async def test_a_model_is_loaded_when_its_lease_is_asked_for_it(
+async def test_a_model_is_loaded_when_its_lease_requests_it(
     open_house: OpenHouse, toy: Callable[..., str]
 ) -> None:
     async with open_house() as house:
@@ -451,7 +453,9 @@ async def test_a_model_is_loaded_when_its_lease_is_asked_for_it(
     assert house.counts == [1, 0]
 
 
-async def test_a_download_is_told_as_progress_of_the_runtime(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_a_download_is_reported_as_progress_of_the_runtime(
+    open_house: OpenHouse, puppets: Puppets
+) -> None:
     async with open_house() as house:
         await house.use(await house.create())
         told = [(event.status, event.progress, event.detail) for event in house.events[1:4]]
@@ -462,7 +466,9 @@ async def test_a_download_is_told_as_progress_of_the_runtime(open_house: OpenHou
     ]
 
 
-async def test_a_hundred_who_ask_at_once_load_once(open_house: OpenHouse, toy: Callable[..., str]) -> None:
+async def test_a_hundred_concurrent_requests_load_once(
+    open_house: OpenHouse, toy: Callable[..., str]
+) -> None:
     model = toy()
     used: list[LoadedRuntime] = []
 
@@ -479,7 +485,7 @@ async def test_a_hundred_who_ask_at_once_load_once(open_house: OpenHouse, toy: C
     assert house.prepared[model] == len(loads(model)) == 1
 
 
-async def test_models_are_loaded_beside_each_other(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_models_are_loaded_side_by_side(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         one, two = await house.create("one"), await house.create("two")
         with house.manager.lease(one) as first, house.manager.lease(two) as second:
@@ -496,13 +502,13 @@ async def test_the_preset_reaches_the_worker(open_house: OpenHouse, toy: Callabl
     assert [(one["replicas"], one["threads"]) for one in loads(model)] == [(2, 3)]
 
 
-async def test_what_is_not_batched_is_computed_one_by_one(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_an_unbatched_runtime_has_batches_of_one(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         loaded = await house.use(await house.create(batched=False, batch_size=7))
         assert (loaded.batch_size, loaded.params.compute_type) == (1, "int8")
 
 
-async def test_what_does_not_fit_is_not_loaded(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_a_model_that_is_not_admitted_is_not_loaded(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         house.admission_error = an_error("memory.not_enough")
         runtime = await house.create()
@@ -511,11 +517,11 @@ async def test_what_does_not_fit_is_not_loaded(open_house: OpenHouse, puppets: P
         assert not puppets.made
 
 
-# Failing
+# Failures
 
 
 @pytest.mark.parametrize("where", ["downloading", "loading"])
-async def test_all_who_wait_learn_why_it_failed_and_the_next_one_tries_again(
+async def test_all_waiters_get_the_error_and_the_next_request_retries(
     open_house: OpenHouse, toy: Callable[..., str], where: str
 ) -> None:
     model = toy(**({"load_error": "bad magic"} if where == "loading" else {}))
@@ -534,8 +540,8 @@ async def test_all_who_wait_learn_why_it_failed_and_the_next_one_tries_again(
                 tasks.start_soon(one)
         code = "hub.down" if where == "downloading" else "model.load_failed"
         assert {error.code for error in errors} == {code}
-        assert len(set(map(id, errors))) == 50, "each has an error of its own"
-        assert errors[0].data["runtimes"] == ["first"], "what there is instead"
+        assert len(set(map(id, errors))) == 50, "each waiter gets its own error object"
+        assert errors[0].data["runtimes"] == ["first"], "the error names the other runtimes"
         assert house.prepared[model] == 1
         view = house.manager.view(runtime)
         assert view.status == "failed" and view.error is not None and view.error["code"] == code
@@ -548,9 +554,7 @@ async def test_all_who_wait_learn_why_it_failed_and_the_next_one_tries_again(
         assert (view.status, view.error) == ("loaded", None)
 
 
-async def test_a_mistake_in_preparing_does_not_end_the_daemon(
-    open_house: OpenHouse, puppets: Puppets
-) -> None:
+async def test_a_bug_in_preparing_does_not_end_the_daemon(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         runtime = await house.create()
         house.download_error = ZeroDivisionError("a mistake")
@@ -560,7 +564,7 @@ async def test_a_mistake_in_preparing_does_not_end_the_daemon(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-async def test_a_crash_loop_ends_the_runtime_and_the_next_one_tries_again(
+async def test_a_crash_loop_ends_the_runtime_and_the_next_request_retries(
     open_house: OpenHouse, toy: Callable[..., str]
 ) -> None:
     model = toy(load_signal="SIGSEGV")
@@ -572,7 +576,7 @@ async def test_a_crash_loop_ends_the_runtime_and_the_next_one_tries_again(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-async def test_deaths_while_idle_end_it_at_last_and_the_next_one_has_it_again(
+async def test_repeated_deaths_while_idle_end_the_runtime_and_the_next_request_reloads_it(
     open_house: OpenHouse, toy: Callable[..., str]
 ) -> None:
     async with open_house() as house:
@@ -590,7 +594,7 @@ async def test_deaths_while_idle_end_it_at_last_and_the_next_one_has_it_again(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
-async def test_one_whose_worker_has_died_is_not_told_as_loaded(
+async def test_a_runtime_whose_worker_died_is_not_reported_as_loaded(
     open_house: OpenHouse, toy: Callable[..., str]
 ) -> None:
     model = toy()
@@ -616,11 +620,11 @@ async def test_one_whose_worker_has_died_is_not_told_as_loaded(
         ]  # fmt: skip
 
 
-# Giving up
+# Giving up a load
 
 
 @pytest.mark.parametrize("where", ["downloading", "loading"])
-async def test_a_load_that_nobody_waits_for_is_given_up(
+async def test_a_load_without_waiters_is_given_up(
     open_house: OpenHouse, toy: Callable[..., str], where: str
 ) -> None:
     model = toy()
@@ -642,7 +646,7 @@ async def test_a_load_that_nobody_waits_for_is_given_up(
         await house.use(runtime)
 
 
-async def test_a_load_goes_on_while_one_still_waits(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_a_load_continues_while_anyone_waits(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         runtime = await house.create()
         house.may_download = anyio.Event()
@@ -659,10 +663,10 @@ async def test_a_load_goes_on_while_one_still_waits(open_house: OpenHouse, puppe
         assert house.prepared["toy"] == 1
 
 
-async def test_a_lease_that_has_not_asked_yet_keeps_a_load_going(
+async def test_a_lease_that_does_not_wait_yet_keeps_a_load_alive(
     open_house: OpenHouse, puppets: Puppets
 ) -> None:
-    """A job that waits for its turn holds one."""
+    """A job in the queue holds such a lease."""
     async with open_house() as house:
         runtime = await house.create()
         house.may_download = anyio.Event()
@@ -676,7 +680,7 @@ async def test_a_lease_that_has_not_asked_yet_keeps_a_load_going(
         assert house.prepared["toy"] == 1
 
 
-async def test_who_comes_while_it_is_given_up_has_it_loaded(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_a_request_during_giving_up_loads_again(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         runtime = await house.create()
         house.may_download = anyio.Event()
@@ -692,14 +696,14 @@ async def test_who_comes_while_it_is_given_up_has_it_loaded(open_house: OpenHous
             impatience.cancel()
             while house.manager.life(runtime).leases:
                 await anyio.sleep(0)
-            assert house.status(runtime) == "downloading", "it does not know yet that it is given up"
+            assert house.status(runtime) == "downloading", "the cancellation has not reached it yet"
             house.may_download.set()
             await house.use(runtime)
         assert house.prepared["toy"] == 2
 
 
-async def test_giving_up_in_the_moment_of_success(open_house: OpenHouse, puppets: Puppets) -> None:
-    """The last who waits goes, another one comes, and the load succeeds, all in one breath."""
+async def test_giving_up_at_the_moment_of_success(open_house: OpenHouse, puppets: Puppets) -> None:
+    """The last waiter leaves, another arrives and the load succeeds, all in one turn of the event loop."""
     impatience, turn = anyio.CancelScope(), anyio.Event()
     puppets.may_load = anyio.Event()
 
@@ -714,7 +718,7 @@ async def test_giving_up_in_the_moment_of_success(open_house: OpenHouse, puppets
             await turn.wait()
             with house.manager.lease(runtime) as lease:
                 loaded = await lease.loaded()
-                assert loaded is puppets.made[1], "the first one is being unloaded"
+                assert loaded is puppets.made[1], "the first worker is being unloaded"
 
         tasks.start_soon(go)
         tasks.start_soon(come)
@@ -728,7 +732,7 @@ async def test_giving_up_in_the_moment_of_success(open_house: OpenHouse, puppets
 # Prepare, load, cancel, unload
 
 
-async def test_preparing_downloads_and_no_more(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_preparing_only_downloads(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         runtime = await house.create()
         await house.manager.prepare(runtime)
@@ -741,7 +745,7 @@ async def test_preparing_downloads_and_no_more(open_house: OpenHouse, puppets: P
         assert house.statuses(runtime) == ["downloading", "unloaded", "downloading", "loading", "loaded"]
 
 
-async def test_a_preparation_that_fails(open_house: OpenHouse) -> None:
+async def test_a_failed_preparation_is_reported(open_house: OpenHouse) -> None:
     async with open_house() as house:
         runtime = await house.create()
         house.download_error = an_error("hub.down")
@@ -749,7 +753,7 @@ async def test_a_preparation_that_fails(open_house: OpenHouse) -> None:
         assert house.status(runtime) == "failed"
 
 
-async def test_a_preparation_that_nobody_waits_for_is_given_up(open_house: OpenHouse) -> None:
+async def test_a_preparation_without_waiters_is_given_up(open_house: OpenHouse) -> None:
     async with open_house() as house:
         runtime = await house.create()
         house.may_download = anyio.Event()
@@ -760,7 +764,7 @@ async def test_a_preparation_that_nobody_waits_for_is_given_up(open_house: OpenH
         await house.until(runtime, "cancelled")
 
 
-async def test_who_wants_it_loaded_joins_its_preparation(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_a_load_joins_a_running_preparation(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         runtime = await house.create()
         house.may_download, puppets.may_load = anyio.Event(), anyio.Event()
@@ -771,7 +775,7 @@ async def test_who_wants_it_loaded_joins_its_preparation(open_house: OpenHouse, 
                 tasks.start_soon(house.manager.load, runtime)
                 await anyio.wait_all_tasks_blocked()
                 house.may_download.set()
-            assert house.status(runtime) == "loading", "who prepared does not wait for that"
+            assert house.status(runtime) == "loading", "the preparing request does not wait for the load"
             puppets.may_load.set()
         assert house.status(runtime) == "loaded"
         assert house.prepared["toy"] == 1
@@ -779,8 +783,10 @@ async def test_who_wants_it_loaded_joins_its_preparation(open_house: OpenHouse, 
 
 @asynccontextmanager
 async def falling_back(house: House, puppets: Puppets) -> AsyncIterator[Runtime]:
-    """A load whose best variant has failed, and whose next best is being prepared until it may; the block
-    begins then, and ends once it is loaded."""
+    """Start a load whose best variant has failed and whose next best is being prepared.
+
+    The body runs during that preparation; on exit, wait until the runtime is loaded.
+    """
     runtime = await house.create()
     house.has_others, puppets.may_load = True, anyio.Event()
     puppets.load_error = an_error("library.broken")
@@ -795,18 +801,18 @@ async def falling_back(house: House, puppets: Puppets) -> AsyncIterator[Runtime]
     assert (house.status(runtime), runtime.error, house.prepared["toy"]) == ("loaded", None, 2)
 
 
-async def test_who_prepares_waits_for_the_next_best_as_well(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_a_preparation_waits_for_the_next_best_variant(open_house: OpenHouse, puppets: Puppets) -> None:
     async with (
         open_house() as house,
         falling_back(house, puppets) as runtime,
         anyio.create_task_group() as tasks,
     ):
         tasks.start_soon(house.manager.prepare, runtime)
-        await anyio.wait_all_tasks_blocked()  # which a task that asks on and on never is
+        await anyio.wait_all_tasks_blocked()  # which never returns while a task polls
         house.may_download.set()
 
 
-async def test_a_death_while_the_failure_of_another_variant_is_noted_is_a_death_as_any(
+async def test_a_death_while_another_variants_failure_is_recorded_is_handled_normally(
     open_house: OpenHouse, puppets: Puppets
 ) -> None:
     async with open_house() as house, falling_back(house, puppets) as runtime:
@@ -820,7 +826,7 @@ async def test_a_death_while_the_failure_of_another_variant_is_noted_is_a_death_
 
 
 @pytest.mark.parametrize("asked", ["load", "edit"])
-async def test_what_failed_is_tried_again_when_somebody_loads_or_changes_it(
+async def test_a_failed_variant_is_retried_after_a_load_or_an_edit(
     open_house: OpenHouse, puppets: Puppets, asked: str
 ) -> None:
     async with open_house() as house:
@@ -836,10 +842,10 @@ async def test_what_failed_is_tried_again_when_somebody_loads_or_changes_it(
             await house.manager.load(runtime)
         assert await failures.find("toy", VARIANT) is None
         await house.manager.load(runtime)
-        assert len(puppets.made) == 2, "once, since there is nothing better now"
+        assert len(puppets.made) == 2, "only one reload, because no better variant is left"
 
 
-async def test_what_has_become_faster_in_another_way_is_loaded_anew(
+async def test_a_runtime_is_reloaded_when_a_faster_configuration_is_known(
     open_house: OpenHouse, puppets: Puppets
 ) -> None:
     async with open_house() as house:
@@ -851,14 +857,14 @@ async def test_what_has_become_faster_in_another_way_is_loaded_anew(
         house.choice_error = an_error("backend.none")
         await house.manager.reload_if_faster("toy")
         await anyio.wait_all_tasks_blocked()
-        assert len(puppets.made) == 1, "as it would be now, of another model, and in no other way"
+        assert len(puppets.made) == 1, "unchanged, another model, or no usable variant: no reload"
         house.choice_error = None
         await house.manager.reload_if_faster("toy")
         await until(lambda: len(puppets.made) == 2)
         assert (await house.use(runtime)).batch_size == 8
 
 
-async def test_what_was_loaded_by_hand_stays_for_its_first_use(
+async def test_a_runtime_loaded_on_request_stays_until_its_first_use(
     open_house: OpenHouse, puppets: Puppets
 ) -> None:
     async with open_house() as house:
@@ -871,7 +877,9 @@ async def test_what_was_loaded_by_hand_stays_for_its_first_use(
         assert len(puppets.made) == 1
 
 
-async def test_a_first_use_is_not_waited_for_for_ever(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_a_runtime_that_is_never_used_is_unloaded_in_the_end(
+    open_house: OpenHouse, puppets: Puppets
+) -> None:
     async with open_house() as house:
         runtime = await house.create(keep_alive=0)
         await house.manager.load(runtime)
@@ -881,7 +889,7 @@ async def test_a_first_use_is_not_waited_for_for_ever(open_house: OpenHouse, pup
 
 
 @pytest.mark.parametrize("where", ["downloading", "loading"])
-async def test_cancelling_is_told_to_all_who_wait(
+async def test_cancelling_is_reported_to_all_waiters(
     open_house: OpenHouse, puppets: Puppets, where: str
 ) -> None:
     codes: list[str] = []
@@ -907,7 +915,7 @@ async def test_cancelling_is_told_to_all_who_wait(
         await house.use(runtime)
 
 
-async def test_who_comes_after_a_cancel_has_it_loaded(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_a_request_after_a_cancel_loads_again(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         runtime = await house.create()
         puppets.may_load, puppets.may_end = anyio.Event(), anyio.Event()
@@ -924,7 +932,7 @@ async def test_who_comes_after_a_cancel_has_it_loaded(open_house: OpenHouse, pup
         assert house.status(runtime) == "loaded"
 
 
-async def test_where_there_is_nothing_to_cancel(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_cancelling_without_a_load_does_nothing(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         runtime = await house.create()
         await house.manager.cancel(runtime)
@@ -960,7 +968,7 @@ async def test_unloading_waits_until_the_memory_is_free(open_house: OpenHouse, p
         await house.manager.unload(runtime)
 
 
-async def test_what_is_used_is_not_unloaded(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_a_runtime_in_use_is_not_unloaded(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         runtime = await house.create()
         with house.manager.lease(runtime) as lease:
@@ -972,7 +980,7 @@ async def test_what_is_used_is_not_unloaded(open_house: OpenHouse, puppets: Pupp
         await house.manager.unload(runtime)
 
 
-async def test_what_is_idle_can_be_evicted(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_an_idle_runtime_can_be_evicted(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         runtime = await house.create(keep_alive=-1)
         await house.use(runtime)
@@ -981,10 +989,10 @@ async def test_what_is_idle_can_be_evicted(open_house: OpenHouse, puppets: Puppe
         assert puppets.made[0].unloaded.is_set()
 
 
-# Keeping and unloading
+# Keep-alive
 
 
-async def test_an_idle_model_is_unloaded_and_its_process_gone(
+async def test_an_idle_runtime_is_unloaded_and_its_process_ends(
     open_house: OpenHouse, toy: Callable[..., str]
 ) -> None:
     async with open_house() as house:
@@ -997,7 +1005,7 @@ async def test_an_idle_model_is_unloaded_and_its_process_gone(
 
 
 @pytest.mark.parametrize("keep", ["for ever", "as the default", "for long"])
-async def test_a_model_that_is_kept(open_house: OpenHouse, puppets: Puppets, keep: str) -> None:
+async def test_a_runtime_is_kept_loaded(open_house: OpenHouse, puppets: Puppets, keep: str) -> None:
     keep_alive_s = {"for ever": -1, "as the default": 0, "for long": 3600}[keep]
     async with open_house() as house:
         runtime = await house.create(keep_alive=keep_alive_s)
@@ -1012,7 +1020,7 @@ async def test_a_model_that_is_kept(open_house: OpenHouse, puppets: Puppets, kee
         assert len(puppets.made) == 1
 
 
-async def test_the_time_counts_from_the_last_use(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_keep_alive_counts_from_the_last_use(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         runtime = await house.create(keep_alive=100)
         for _ in range(3):
@@ -1027,7 +1035,7 @@ async def test_the_time_counts_from_the_last_use(open_house: OpenHouse, puppets:
         assert len(puppets.made) == 1
 
 
-async def test_a_lease_keeps_it_however_long(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_a_lease_keeps_a_runtime_loaded_indefinitely(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         runtime = await house.create(keep_alive=0)
         with house.manager.lease(runtime) as lease:
@@ -1041,7 +1049,7 @@ async def test_a_lease_keeps_it_however_long(open_house: OpenHouse, puppets: Pup
         assert len(puppets.made) == 1
 
 
-async def test_a_lease_ends_once(open_house: OpenHouse) -> None:
+async def test_a_lease_is_released_once(open_house: OpenHouse) -> None:
     async with open_house() as house:
         runtime = await house.create()
         other = house.manager.lease(runtime)
@@ -1052,10 +1060,10 @@ async def test_a_lease_ends_once(open_house: OpenHouse) -> None:
         other.release()
 
 
-async def test_no_lease_falls_between_idle_and_unloaded(
+async def test_a_lease_at_the_end_of_keep_alive_gets_a_live_runtime(
     open_house: OpenHouse, toy: Callable[..., str]
 ) -> None:
-    """However a lease and the end of the keep-alive fall together, who has a lease has a live runtime."""
+    """However a lease coincides with the end of the keep-alive, its holder gets a live runtime."""
     model = toy()
     async with open_house() as house:
         runtime = await house.create(model, keep_alive=0)
@@ -1071,7 +1079,9 @@ async def test_no_lease_falls_between_idle_and_unloaded(
     assert len(batches(model)) == 16
 
 
-async def test_who_waits_while_it_is_unloaded_and_goes_again(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_a_waiter_that_leaves_during_unloading_has_no_effect(
+    open_house: OpenHouse, puppets: Puppets
+) -> None:
     async with open_house() as house:
         runtime = await house.create(keep_alive=0)
         await house.use(runtime)
@@ -1083,9 +1093,7 @@ async def test_who_waits_while_it_is_unloaded_and_goes_again(open_house: OpenHou
         assert "cancelled" not in house.statuses(runtime)
 
 
-async def test_who_comes_while_it_is_unloaded_has_it_loaded_again(
-    open_house: OpenHouse, puppets: Puppets
-) -> None:
+async def test_a_request_during_unloading_loads_again(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         runtime = await house.create(keep_alive=0)
         await house.use(runtime)
@@ -1094,7 +1102,7 @@ async def test_who_comes_while_it_is_unloaded_has_it_loaded_again(
         assert await house.use(runtime) is puppets.made[1]
 
 
-async def test_a_lease_says_what_it_waits_for(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_a_lease_reports_what_it_waits_for(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         runtime = await house.create()
         house.may_look, house.may_download, puppets.may_load = anyio.Event(), anyio.Event(), anyio.Event()
@@ -1104,7 +1112,7 @@ async def test_a_lease_says_what_it_waits_for(open_house: OpenHouse, puppets: Pu
                 tasks.start_soon(lease.loaded)
                 await house.until(runtime, "downloading")
                 assert lease.waits_for() == "preparing", (
-                    "nothing is downloaded yet, and perhaps nothing will be"
+                    "it is not known yet whether anything must be downloaded"
                 )
                 house.may_look.set()
                 await house.downloading.wait()
@@ -1116,9 +1124,7 @@ async def test_a_lease_says_what_it_waits_for(open_house: OpenHouse, puppets: Pu
             assert lease.waits_for() is None
 
 
-async def test_the_end_of_the_daemon_ends_every_worker(
-    open_house: OpenHouse, toy: Callable[..., str]
-) -> None:
+async def test_the_daemons_end_ends_every_worker(open_house: OpenHouse, toy: Callable[..., str]) -> None:
     """`open_house` checks that nothing is left."""
     one, two = toy("one"), toy("two")
     leases: list[Lease] = []
@@ -1156,14 +1162,16 @@ async def test_the_old_default_answers_until_the_new_one_is_ready(
         assert (manager.default, manager.answering) == (new, old)
         assert await house.use(old) is puppets.made[0]
         await anyio.wait_all_tasks_blocked()
-        assert house.status(old) == "loaded", "though it is not kept for its own sake"
+        assert house.status(old) == "loaded", "it stays loaded as a standby, despite its keep-alive of 0"
         puppets.may_load.set()
         await house.until(new, "loaded")
         assert (manager.default, manager.answering) == (new, new)
         await house.until(old, "unloaded")
 
 
-async def test_a_new_default_that_cannot_be_loaded_says_so(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_a_new_default_that_cannot_be_loaded_reports_its_error(
+    open_house: OpenHouse, puppets: Puppets
+) -> None:
     async with open_house() as house:
         manager, old = house.manager, house.manager.default
         await manager.load(old)
@@ -1172,12 +1180,12 @@ async def test_a_new_default_that_cannot_be_loaded_says_so(open_house: OpenHouse
         await manager.make_default(new)
         await house.until(new, "failed")
         assert manager.view(new).error == puppets.load_error.to_wire()
-        assert manager.default is manager.answering is new, "nobody is answered by another one in silence"
+        assert manager.default is manager.answering is new, "no other runtime answers silently"
         error = await failure(house.use(manager.answering))
         assert (error.code, error.data["runtimes"]) == ("model.damaged", ["first"])
 
 
-async def test_a_default_that_replaces_one_that_is_not_loaded_answers_at_once(
+async def test_a_new_default_answers_at_once_if_the_old_one_is_not_loaded(
     open_house: OpenHouse, puppets: Puppets
 ) -> None:
     async with open_house() as house:
@@ -1187,7 +1195,7 @@ async def test_a_default_that_replaces_one_that_is_not_loaded_answers_at_once(
         assert house.manager.answering is new
 
 
-async def test_a_default_that_changes_again_before_it_is_ready(
+async def test_the_default_changes_again_before_the_new_one_is_ready(
     open_house: OpenHouse, puppets: Puppets
 ) -> None:
     async with open_house() as house:
@@ -1214,7 +1222,9 @@ async def test_making_the_default_the_default_loads_it(open_house: OpenHouse, pu
         assert house.manager.default is default
 
 
-async def test_the_default_cannot_be_taken_away(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_the_default_cannot_be_unloaded_disabled_or_deleted(
+    open_house: OpenHouse, puppets: Puppets
+) -> None:
     async with open_house() as house:
         manager, default = house.manager, house.manager.default
         await manager.load(default)
@@ -1225,7 +1235,7 @@ async def test_the_default_cannot_be_taken_away(open_house: OpenHouse, puppets: 
         assert (house.status(default), manager.all()) == ("loaded", [default])
 
 
-async def test_what_is_disabled_is_not_made_the_default(open_house: OpenHouse) -> None:
+async def test_a_disabled_runtime_cannot_become_the_default(open_house: OpenHouse) -> None:
     async with open_house() as house:
         new = await house.create("new")
         await house.manager.disable(new)
@@ -1233,7 +1243,7 @@ async def test_what_is_disabled_is_not_made_the_default(open_house: OpenHouse) -
         assert house.manager.default.name == "first"
 
 
-async def test_one_can_be_created_as_the_default(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_a_runtime_can_be_created_as_the_default(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         fields = RuntimeChanges(name="new", model="new")
         new = await house.manager.create(fields, make_default=True)
@@ -1241,7 +1251,7 @@ async def test_one_can_be_created_as_the_default(open_house: OpenHouse, puppets:
         await house.until(new, "loaded")
 
 
-async def test_who_goes_while_it_is_created_as_the_default_leaves_no_half_of_it(
+async def test_cancelling_the_creation_of_a_default_leaves_no_partial_change(
     open_house: OpenHouse, puppets: Puppets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def insert(*given: Any, **options: Any) -> None:
@@ -1257,7 +1267,7 @@ async def test_who_goes_while_it_is_created_as_the_default_leaves_no_half_of_it(
         assert (await house.store.load())[1] == house.manager.default.id
 
 
-async def test_a_data_base_that_refuses_changes_nothing(
+async def test_a_failing_database_changes_nothing(
     open_house: OpenHouse, puppets: Puppets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse(*_: object, **__: object) -> None:
@@ -1289,7 +1299,7 @@ async def test_a_data_base_that_refuses_changes_nothing(
 # Enabling
 
 
-async def test_disabling_unloads(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_disabling_unloads_and_refuses_requests(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         runtime = await house.create(keep_alive=-1)
         await house.use(runtime)
@@ -1297,7 +1307,7 @@ async def test_disabling_unloads(open_house: OpenHouse, puppets: Puppets) -> Non
         await house.until(runtime, "unloaded")
         version = runtime.preset.version
         await house.manager.disable(runtime)
-        assert (runtime.preset.enabled, runtime.preset.version) == (False, version), "it was already"
+        assert (runtime.preset.enabled, runtime.preset.version) == (False, version), "it was already disabled"
         error = refusal_of_lease(house, runtime)
         assert (error.code, error.data["runtimes"]) == ("runtime.disabled", ["first"])
         for action in (house.manager.load, house.manager.prepare):
@@ -1306,7 +1316,7 @@ async def test_disabling_unloads(open_house: OpenHouse, puppets: Puppets) -> Non
         await house.use(runtime)
 
 
-async def test_who_uses_what_is_disabled_may_end(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_a_job_on_a_disabled_runtime_may_finish(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         runtime = await house.create(keep_alive=-1)
         with house.manager.lease(runtime) as lease:
@@ -1319,9 +1329,7 @@ async def test_who_uses_what_is_disabled_may_end(open_house: OpenHouse, puppets:
         await house.until(runtime, "unloaded")
 
 
-async def test_a_job_that_waits_for_what_is_disabled_has_it_all_the_same(
-    open_house: OpenHouse, puppets: Puppets
-) -> None:
+async def test_a_job_queued_before_disabling_still_runs(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         runtime = await house.create()
         with house.manager.lease(runtime) as lease:
@@ -1333,7 +1341,7 @@ async def test_a_job_that_waits_for_what_is_disabled_has_it_all_the_same(
 # Editing
 
 
-async def test_a_change_reloads_what_is_loaded_and_free(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_an_edit_reloads_an_idle_runtime(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         runtime = await house.create(keep_alive=-1)
         await house.use(runtime)
@@ -1344,9 +1352,7 @@ async def test_a_change_reloads_what_is_loaded_and_free(open_house: OpenHouse, p
         assert puppets.made[0].unloaded.is_set()
 
 
-async def test_what_is_disabled_while_it_is_being_reloaded_is_not_loaded_again(
-    open_house: OpenHouse, puppets: Puppets
-) -> None:
+async def test_disabling_during_a_reload_prevents_loading(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         runtime = await house.create(keep_alive=-1)
         await house.use(runtime)
@@ -1359,7 +1365,7 @@ async def test_what_is_disabled_while_it_is_being_reloaded_is_not_loaded_again(
         assert (house.status(runtime), len(puppets.made)) == ("unloaded", 1)
 
 
-async def test_a_change_waits_for_those_who_compute(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_an_edit_waits_for_running_batches(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         runtime = await house.create()
         with house.manager.lease(runtime) as working, house.manager.lease(runtime) as waiting:
@@ -1370,13 +1376,13 @@ async def test_a_change_waits_for_those_who_compute(open_house: OpenHouse, puppe
                 await anyio.wait_all_tasks_blocked()
                 assert not loaded.unloaded.is_set()
                 with waiting.use() as outdated:
-                    assert outdated is None, "who comes later has the new one"
+                    assert outdated is None, "later uses get the new worker"
             assert await waiting.loaded() is puppets.made[1]
             assert loaded.unloaded.is_set()
         assert puppets.models == ["toy", "better"]
 
 
-async def test_a_change_of_what_is_not_loaded_waits_for_its_next_use(
+async def test_an_edit_of_an_unloaded_runtime_takes_effect_at_the_next_use(
     open_house: OpenHouse, puppets: Puppets
 ) -> None:
     async with open_house() as house:
@@ -1387,13 +1393,13 @@ async def test_a_change_of_what_is_not_loaded_waits_for_its_next_use(
         await house.use(runtime)
         assert puppets.models == ["better"]
         await house.manager.unload(runtime)
-        assert house.manager.view(runtime).variant == "toy-cpu", "what it was last"
+        assert house.manager.view(runtime).variant == "toy-cpu", "the variant of the last load"
         await house.edit(runtime, model="best")
         assert house.manager.view(runtime).variant is None
 
 
 @pytest.mark.parametrize("where", ["downloading", "loading"])
-async def test_a_change_of_what_is_being_loaded_loads_the_new(
+async def test_an_edit_during_a_load_loads_the_new_model(
     open_house: OpenHouse, puppets: Puppets, where: str
 ) -> None:
     async with open_house() as house:
@@ -1413,7 +1419,7 @@ async def test_a_change_of_what_is_being_loaded_loads_the_new(
         assert house.status(runtime) == "loaded"
 
 
-async def test_a_change_of_the_default_is_loaded_at_once(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_an_edit_of_the_default_is_loaded_at_once(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         default = house.manager.default
         await house.edit(default, model="better")
@@ -1421,9 +1427,7 @@ async def test_a_change_of_the_default_is_loaded_at_once(open_house: OpenHouse, 
         assert puppets.models == ["better"]
 
 
-async def test_a_failure_is_forgotten_with_the_change_that_mends_it(
-    open_house: OpenHouse, puppets: Puppets
-) -> None:
+async def test_an_edit_clears_a_failure(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         runtime = await house.create()
         house.download_error = an_error("hub.down")
@@ -1432,7 +1436,7 @@ async def test_a_failure_is_forgotten_with_the_change_that_mends_it(
         assert house.status(runtime) == "unloaded"
 
 
-async def test_renaming_only_renames(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_renaming_does_not_reload(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         runtime = await house.create(keep_alive=-1)
         with house.manager.lease(runtime) as lease:
@@ -1448,10 +1452,10 @@ async def test_renaming_only_renames(open_house: OpenHouse, puppets: Puppets) ->
         assert raised.value.code == "runtime.unknown"
         assert house.events[-1].name == "new name"
         assert len(puppets.made) == 1
-        await house.create("toy")  # the name is free
+        await house.create("toy")  # the old name is free
 
 
-async def test_a_shorter_keep_alive_holds_at_once(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_a_shorter_keep_alive_takes_effect_at_once(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         runtime = await house.create(keep_alive=-1)
         await house.use(runtime)
@@ -1460,7 +1464,7 @@ async def test_a_shorter_keep_alive_holds_at_once(open_house: OpenHouse, puppets
         assert len(puppets.made) == 1
 
 
-async def test_of_two_changes_of_the_same_version_the_second_is_refused(open_house: OpenHouse) -> None:
+async def test_of_two_edits_of_one_version_the_second_is_refused(open_house: OpenHouse) -> None:
     async with open_house() as house:
         runtime = await house.create()
         codes: list[str] = []
@@ -1481,7 +1485,7 @@ async def test_of_two_changes_of_the_same_version_the_second_is_refused(open_hou
         assert (runtime.preset.batch_size, runtime.preset.version) == (4, 4)
 
 
-async def test_a_change_that_changes_nothing_is_none(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_an_edit_without_changes_does_nothing(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         runtime = await house.create(keep_alive=-1)
         await house.use(runtime)
@@ -1492,7 +1496,7 @@ async def test_a_change_that_changes_nothing_is_none(open_house: OpenHouse, pupp
         assert len(puppets.made) == 1
 
 
-async def test_a_change_that_cannot_be_changes_nothing(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_an_invalid_edit_changes_nothing(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         runtime = await house.create(keep_alive=-1)
         await house.use(runtime)
@@ -1512,7 +1516,7 @@ async def test_a_change_that_cannot_be_changes_nothing(open_house: OpenHouse, pu
         assert len(puppets.made) == 1
 
 
-async def test_protection_holds_from_when_it_is_set(open_house: OpenHouse) -> None:
+async def test_protection_takes_effect_at_once(open_house: OpenHouse) -> None:
     async with open_house() as house:
         runtime = await house.create()
         await house.edit(runtime, protected=True)
@@ -1534,7 +1538,7 @@ async def test_deleting_unloads_first(open_house: OpenHouse, puppets: Puppets) -
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(house.manager.delete, runtime)
             await anyio.wait_all_tasks_blocked()
-            assert runtime in house.manager.all(), "its worker is still there"
+            assert runtime in house.manager.all(), "its worker has not ended yet"
             error = refusal_of_lease(house, runtime)
             assert (error.code, error.data["runtimes"]) == ("runtime.unknown", ["first"])
             assert house.manager.with_model("toy") is not runtime
@@ -1543,11 +1547,11 @@ async def test_deleting_unloads_first(open_house: OpenHouse, puppets: Puppets) -
         assert (house.events[-1].id, house.events[-1].status) == (runtime.id, "unloaded")
         assert house.events[-1].detail == "deleted"
         assert (await failure(house.manager.delete(runtime))).code == "runtime.unknown"
-        house.manager.reload(runtime)  # by who has measured meanwhile, and knows of nothing
+        house.manager.reload(runtime)  # by a measurement that is unaware of the deletion
         assert (await house.create()).id != runtime.id
 
 
-async def test_what_could_not_be_deleted_is_unloaded_and_goes_on(
+async def test_a_runtime_that_could_not_be_deleted_is_unloaded_and_usable(
     open_house: OpenHouse, puppets: Puppets, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def refuse(_: str) -> None:
@@ -1563,9 +1567,7 @@ async def test_what_could_not_be_deleted_is_unloaded_and_goes_on(
         await house.use(runtime)
 
 
-async def test_who_goes_while_it_is_deleted_leaves_it_as_it_was(
-    open_house: OpenHouse, puppets: Puppets
-) -> None:
+async def test_a_cancelled_deletion_keeps_the_runtime(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         runtime = await house.create()
         await house.use(runtime)
@@ -1578,10 +1580,10 @@ async def test_who_goes_while_it_is_deleted_leaves_it_as_it_was(
         assert await house.use(runtime) is puppets.made[1]
 
 
-# Telling
+# History
 
 
-async def test_its_history_is_kept_up_to_a_length(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_the_history_is_limited(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         runtime = await house.create()
         house.download_error = an_error("hub.down")
@@ -1604,7 +1606,7 @@ async def test_its_history_is_kept_up_to_a_length(open_house: OpenHouse, puppets
         assert len(runtime.history) == KEPT_STATUS_CHANGES
 
 
-async def test_when_it_was_used_last(open_house: OpenHouse, puppets: Puppets) -> None:
+async def test_the_time_of_the_last_use_is_reported(open_house: OpenHouse, puppets: Puppets) -> None:
     async with open_house() as house:
         runtime = await house.create()
         await house.manager.load(runtime)

@@ -23,7 +23,7 @@ def pair(name: str) -> tuple[Backend, Variant]:
     return found
 
 
-def test_what_is_computed_in_is_left_to_the_file_unless_it_is_said() -> None:
+def test_the_compute_type_is_left_to_the_file_unless_given() -> None:
     changes = RuntimeChanges(name="mine", model="/m.bin")
     assert as_stored(changes, None) == changes
     assert as_stored(changes, FACTS).compute_type == "auto"
@@ -45,14 +45,16 @@ def test_a_file_implies_its_backend(fields: dict[str, str]) -> None:
         ({"compute_type": "float16"}, "compute_type", "stored as q5_0", "Use auto or int8."),
     ],
 )
-def test_another_is_refused(fields: dict[str, str], field: str, said: str, fix: str) -> None:
+def test_another_backend_or_compute_type_is_refused(
+    fields: dict[str, str], field: str, said: str, fix: str
+) -> None:
     with pytest.raises(WhisperdError) as raised:
         narrowed(preset(**fields), FACTS)
     assert (raised.value.code, raised.value.data["field"]) == ("runtime.invalid", field)
     assert said in raised.value.message and raised.value.fix == fix
 
 
-def test_only_what_loads_it_is_tried_and_as_it_is_stored() -> None:
+def test_only_backends_that_load_the_file_are_tried() -> None:
     usable = [pair("ctranslate2-cpu"), pair("whispercpp-avx"), pair("whispercpp-generic")]
     assert variants_for(preset(), None, usable) == usable
     able = variants_for(preset(), FACTS, usable)
@@ -60,7 +62,7 @@ def test_only_what_loads_it_is_tried_and_as_it_is_stored() -> None:
     assert {variant.compute_types for _, variant in able} == {("int8",)}
 
 
-def test_where_nothing_loads_it_that_is_said() -> None:
+def test_a_file_that_no_backend_loads_is_an_error() -> None:
     with pytest.raises(WhisperdError) as raised:
         narrowed(preset(), UNREAD)
     assert raised.value.code == "backend.not_usable"
@@ -69,9 +71,9 @@ def test_where_nothing_loads_it_that_is_said() -> None:
     assert raised.value.code == "backend.not_usable" and "/m.bin" in raised.value.message
 
 
-def test_several_backends_may_load_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_backends_may_load_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     made = ModelFormat(name="ggml", convert="other:convert")
     both = [pair("whispercpp-avx")[0], Backend(name="other", engine="o:o", variants=(), model_format=made)]
-    monkeypatch.setattr("whisperd.runtimes.file_models.reading", lambda _: both)
+    monkeypatch.setattr("whisperd.runtimes.file_models.backends_for", lambda _: both)
     assert narrowed(preset(), FACTS).backend == "auto"
     assert narrowed(preset(backend="other"), FACTS).backend == "other"

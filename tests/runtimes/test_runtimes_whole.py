@@ -1,4 +1,4 @@
-"""Runtimes as users meet them: the whole program with the toy engine, through the real socket."""
+"""Runtimes as users see them: the whole program with the toy engine, through the real socket."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from whisperd_testing import RunningDaemon, batches, loads, runtime_with, until,
 
 pytestmark = pytest.mark.real
 
-FOR_NOTHING = "[runtime]\nkeep_alive_s = 0\n"
+NO_KEEP_ALIVE = "[runtime]\nkeep_alive_s = 0\n"
 MIB = 2**20
 
 
@@ -30,7 +30,7 @@ def sound(tmp_path: Path) -> Path:
 
 @contextmanager
 def listening(daemon: RunningDaemon, model: str) -> Iterator[Callable[[str], list[str]]]:
-    """Hear of the runtime of a model on a connection of its own: gives the statuses up to one of them."""
+    """Subscribe to the model's runtime on its own connection; yield a reader of statuses up to one."""
     with daemon.connect() as client:
         client.request("events.subscribe", topics=["runtimes"])
 
@@ -48,7 +48,7 @@ def listening(daemon: RunningDaemon, model: str) -> Iterator[Callable[[str], lis
 
 
 def transcribe(client: Client, sound: Path, **options: Any) -> str:
-    """Have it transcribed; returns the name of the runtime that did it."""
+    """Transcribe the sound, and return the name of the runtime that did it."""
     job = client.submit(sound, vad=False, **options)
     client.jobs.wait(job)
     return str(client.jobs.show(job)["runtime"])
@@ -65,7 +65,7 @@ def status_of(client: Client, name: str) -> str:
 
 
 def tree_memory_bytes(daemon: RunningDaemon) -> int:
-    """Resident memory of the daemon and all that it has started."""
+    """Return the resident memory of the daemon and all its descendants."""
     size_bytes = psutil.Process(daemon.pid).memory_info().rss
     for child in daemon.children():
         with suppress(psutil.NoSuchProcess):  # it has just ended
@@ -76,7 +76,7 @@ def tree_memory_bytes(daemon: RunningDaemon) -> int:
 # Loading and unloading
 
 
-def test_a_model_is_loaded_for_a_job_and_kept(
+def test_a_model_is_loaded_for_a_job_and_kept_loaded(
     daemon: RunningDaemon, toy: Callable[..., str], sound: Path
 ) -> None:
     model = toy()
@@ -92,7 +92,7 @@ def test_a_model_is_loaded_for_a_job_and_kept(
     assert len(loads(model)) == 1
 
 
-def test_a_job_tells_of_its_runtime_before_it_runs(
+def test_a_jobs_runtime_is_reported_before_the_job_starts(
     daemon: RunningDaemon, toy: Callable[..., str], sound: Path
 ) -> None:
     model = toy()
@@ -111,14 +111,14 @@ def test_a_job_tells_of_its_runtime_before_it_runs(
         assert client.jobs.show(job)["runtime"] == "my own"
 
 
-def test_a_runtime_that_is_not_kept_gives_its_memory_back(
+def test_a_runtime_without_keep_alive_frees_its_memory(
     daemon: RunningDaemon, toy: Callable[..., str], sound: Path
 ) -> None:
     small, large = toy("small"), toy("large", load_memory=200 * MIB)
     with daemon.connect() as client:
         client.runtimes.create("small", small, keep_alive=0)
         client.runtimes.create("large", large, keep_alive=0)
-        # The first use has the daemon do what it does only once.
+        # The first use includes the daemon's one-time work.
         transcribe(client, sound, runtime="small")
         until(lambda: not daemon.children())
         before_bytes = tree_memory_bytes(daemon)
@@ -154,10 +154,10 @@ def test_a_hundred_first_requests_load_once(
         assert list(answers) == ["transcribe 3.00 s"] * 100
         until(lambda: status_of(watcher, "toy") == "unloaded")
         assert watcher.runtimes.show("toy")["leases"] == 0
-    assert len(loads(model)) == 1, "a queue keeps its model, though nobody else does"
+    assert len(loads(model)) == 1, "waiting jobs keep the model loaded, despite its keep-alive of 0"
 
 
-def test_all_who_wait_for_a_model_learn_that_it_is_broken(
+def test_all_jobs_waiting_for_a_broken_model_get_the_error(
     daemon: RunningDaemon, toy: Callable[..., str], sound: Path
 ) -> None:
     model = toy(load_error="bad magic")
@@ -176,7 +176,7 @@ def test_all_who_wait_for_a_model_learn_that_it_is_broken(
 
 
 @pytest.mark.parametrize("stage", ["loading", "computing"])
-def test_cancelling_a_job_leaves_nothing(
+def test_cancelling_a_job_leaves_nothing_running(
     daemon: RunningDaemon, toy: Callable[..., str], sound: Path, stage: str
 ) -> None:
     model = toy()
@@ -198,7 +198,7 @@ def test_cancelling_a_job_leaves_nothing(
 
 
 @pytest.mark.parametrize("stage", ["loading", "computing"])
-def test_clients_that_vanish_leave_no_lease(
+def test_disconnected_clients_leave_no_lease(
     daemon: RunningDaemon, toy: Callable[..., str], sound: Path, stage: str
 ) -> None:
     model = toy()
@@ -221,7 +221,7 @@ def test_clients_that_vanish_leave_no_lease(
         until(lambda: not daemon.workers())
 
 
-def test_who_hangs_up_gives_up_what_was_loaded_for_nobody_else(
+def test_a_load_is_given_up_when_its_only_client_disconnects(
     daemon: RunningDaemon, toy: Callable[..., str]
 ) -> None:
     model = toy()
@@ -250,12 +250,12 @@ def test_a_model_in_use_is_not_removed(daemon: RunningDaemon, toy: Callable[...,
 # The default
 
 
-def test_the_default_stays(
+def test_the_default_stays_loaded(
     make_daemon: Callable[..., RunningDaemon], toy: Callable[..., str], sound: Path
 ) -> None:
     default, other = toy("default"), toy("other")
     daemon = make_daemon()
-    daemon.settings(FOR_NOTHING)
+    daemon.settings(NO_KEEP_ALIVE)
     daemon.start()
     daemon.make_default(default)
     with listening(daemon, other) as statuses_until, daemon.connect() as client:
@@ -283,14 +283,14 @@ def test_requests_are_answered_while_the_default_changes(
         assert shown["default"] and shown["status"] != "loaded"
         until(lambda: loads(new))
         for _ in range(3):
-            assert transcribe(client, sound) == old_name, "it answers until the new one can"
+            assert transcribe(client, sound) == old_name, "the old default answers until the new one is ready"
         (Path(new) / "hold_load").unlink()
         until(lambda: status_of(client, "new") == "loaded")
         assert transcribe(client, sound) == "new"
         assert [one["name"] for one in client.runtimes.list() if one["default"]] == ["new"]
 
 
-def test_a_default_that_cannot_be_loaded_says_what_to_do(
+def test_a_default_that_cannot_be_loaded_reports_what_to_do(
     daemon: RunningDaemon, toy: Callable[..., str], sound: Path
 ) -> None:
     daemon.make_default(toy("old"))
@@ -302,10 +302,10 @@ def test_a_default_that_cannot_be_loaded_says_what_to_do(
         assert client.runtimes.show("new")["error"]["code"] == "model.load_failed"
         error = failure(transcribe, client, sound)
         assert error.code == "model.load_failed" and error.fix
-        assert error.data["runtimes"] == ["base"], "what there is instead"
+        assert error.data["runtimes"] == ["base"], "the error names the other runtimes"
 
 
-def test_the_default_is_loaded_at_the_start(
+def test_the_default_is_loaded_at_startup(
     make_daemon: Callable[..., RunningDaemon], toy: Callable[..., str]
 ) -> None:
     model = toy()
@@ -313,7 +313,7 @@ def test_the_default_is_loaded_at_the_start(
     daemon.make_default(model)
     with daemon.connect() as client:
         until(lambda: runtime_with(client, model)["status"] == "loaded")
-        client.natives.install("media")  # without which it would not be loaded
+        client.natives.install("media")  # otherwise the default is not preloaded
         client.daemon.stop()
     daemon.wait()
     daemon.env["WHISPERD_PRELOAD"] = "1"
@@ -324,7 +324,7 @@ def test_the_default_is_loaded_at_the_start(
     assert len(loads(model)) == 2
 
 
-def test_what_became_of_it_is_known_after_a_restart(
+def test_the_history_survives_a_restart(
     make_daemon: Callable[..., RunningDaemon], toy: Callable[..., str], tmp_path: Path
 ) -> None:
     daemon = make_daemon().start()
@@ -344,7 +344,7 @@ def test_what_became_of_it_is_known_after_a_restart(
         assert (last_used["used"], last_used["unused"]) == (ended, None)
 
 
-def test_nothing_is_downloaded_for_a_start(make_daemon: Callable[..., RunningDaemon], tmp_path: Path) -> None:
+def test_nothing_is_downloaded_at_startup(make_daemon: Callable[..., RunningDaemon], tmp_path: Path) -> None:
     environment = {"WHISPERD_PRELOAD": "1", "WHISPERD_MODELS_DIR": str(tmp_path / "none")}
     daemon = make_daemon(env=environment).start()
     with daemon.connect() as client:
@@ -353,7 +353,7 @@ def test_nothing_is_downloaded_for_a_start(make_daemon: Callable[..., RunningDae
         assert (shown["status"], shown["history"], shown["error"]) == ("unloaded", [], None)
 
 
-def test_one_is_deleted_while_it_is_asked_for(daemon: RunningDaemon, toy: Callable[..., str]) -> None:
+def test_a_runtime_can_be_deleted_while_it_is_shown(daemon: RunningDaemon, toy: Callable[..., str]) -> None:
     model = toy()
 
     async def show(client: AsyncClient) -> None:
@@ -374,12 +374,12 @@ def test_one_is_deleted_while_it_is_asked_for(daemon: RunningDaemon, toy: Callab
     anyio.run(all_at_once)
 
 
-# Which runtime a job gets
+# The choice of a job's runtime
 
 
 @pytest.fixture
 def three(daemon: RunningDaemon, toy: Callable[..., str]) -> dict[str, str]:
-    """The models of the default, and of runtimes called `of profile` and `of request`."""
+    """The models of the default and of runtimes named `of profile` and `of request`."""
     models = {name: toy(name) for name in ("default", "of profile", "of request")}
     daemon.make_default(models["default"])
     with daemon.connect() as client:
@@ -390,7 +390,7 @@ def three(daemon: RunningDaemon, toy: Callable[..., str]) -> dict[str, str]:
     return models
 
 
-def test_what_the_request_names_goes_before_the_profile_and_that_before_the_default(
+def test_the_request_precedes_the_profile_and_the_profile_the_default(
     daemon: RunningDaemon, three: dict[str, str], sound: Path
 ) -> None:
     with daemon.connect() as client:
@@ -405,7 +405,7 @@ def test_what_the_request_names_goes_before_the_profile_and_that_before_the_defa
         assert transcribe(client, sound, model=three["default"]) == "default"
 
 
-def test_a_profile_may_be_named_with_a_job(daemon: RunningDaemon, three: dict[str, str], sound: Path) -> None:
+def test_a_job_may_name_a_profile(daemon: RunningDaemon, three: dict[str, str], sound: Path) -> None:
     with daemon.connect() as client:
         ask = {"input": {"path": str(sound)}, "options": {"vad": False}}
         job = client.request("jobs.submit", **ask, profile="talks")["id"]
@@ -417,11 +417,11 @@ def test_a_profile_may_be_named_with_a_job(daemon: RunningDaemon, three: dict[st
     assert error.code == "profile.unknown" and "talks" in error.fix
 
 
-def test_options_of_the_request_go_before_those_of_the_profile(
+def test_options_of_the_request_precede_those_of_the_profile(
     daemon: RunningDaemon, three: dict[str, str], sound: Path
 ) -> None:
     with connect(daemon.socket, start=False, profile="talks") as client:
-        # The options of a client are those that were named: what it leaves out is the profile's.
+        # A client sends only the options that were given; the profile supplies the rest.
         ask = {"input": {"path": str(sound)}}
         for given, expected in [
             ({}, ("de", "translate 3.00 s")),
@@ -433,10 +433,10 @@ def test_options_of_the_request_go_before_those_of_the_profile(
             assert (done["language"], done["text"]) == expected
         client.profiles.edit("talks", options={})
         job = client.request("jobs.submit", **ask, options={"vad": False})["id"]
-        assert client.jobs.wait(job)["language"] == "en", "the profile is as it is when the job is sent"
+        assert client.jobs.wait(job)["language"] == "en", "the profile is read when the job is submitted"
 
 
-def test_a_model_of_a_profile_is_its_runtime(
+def test_a_model_in_a_profile_selects_the_runtime(
     daemon: RunningDaemon, three: dict[str, str], sound: Path
 ) -> None:
     with daemon.connect() as client:
@@ -448,7 +448,7 @@ def test_a_model_of_a_profile_is_its_runtime(
         assert transcribe(client, sound, runtime="of profile") == "of profile"
 
 
-def test_a_profile_and_a_watch_have_runtimes_that_stay(
+def test_profiles_and_watch_folders_need_saved_runtimes(
     daemon: RunningDaemon, toy: Callable[..., str], sound: Path, tmp_path: Path
 ) -> None:
     with daemon.connect() as client:
@@ -461,13 +461,13 @@ def test_a_profile_and_a_watch_have_runtimes_that_stay(
             assert "runtimes create" in error.fix
 
 
-def test_what_cannot_be_had_is_never_replaced_in_silence(
+def test_an_unavailable_runtime_is_never_replaced_silently(
     daemon: RunningDaemon, three: dict[str, str], sound: Path
 ) -> None:
     with connect(daemon.socket, start=False, profile="talks") as client:
         error = failure(transcribe, client, sound, runtime="of requests")
         assert error.code == "runtime.unknown"
-        assert "of request" in error.fix and "default" in error.fix, "it says what there is"
+        assert "of request" in error.fix and "default" in error.fix, "the fix names the available runtimes"
         client.runtimes.disable("of profile")
         error = failure(transcribe, client, sound)
         assert error.code == "runtime.disabled"
@@ -476,7 +476,7 @@ def test_what_cannot_be_had_is_never_replaced_in_silence(
         client.runtimes.delete("of profile")
         error = failure(transcribe, client, sound)
         assert error.code == "runtime.unknown" and "the profile talks" in error.message
-        assert "profiles edit talks" in error.fix and "of request" in error.fix, "it says what to do"
+        assert "profiles edit talks" in error.fix and "of request" in error.fix, "the fix says what to do"
         (Path(three["of request"]) / "config.json").write_text('{"load_error": "bad magic"}')
         error = failure(transcribe, client, sound, runtime="of request")
         assert (error.code, error.data["runtimes"]) == ("model.load_failed", ["default"])
@@ -489,7 +489,7 @@ def test_what_cannot_be_had_is_never_replaced_in_silence(
 # Editing under jobs
 
 
-def test_renaming_under_a_job_and_changing_its_model(
+def test_a_runtime_can_be_renamed_and_edited_during_a_job(
     daemon: RunningDaemon, three: dict[str, str], toy: Callable[..., str], sound: Path
 ) -> None:
     held = Path(three["of request"])
@@ -508,7 +508,7 @@ def test_renaming_under_a_job_and_changing_its_model(
         assert client.jobs.wait(job)["text"] == "transcribe 3.00 s"
         assert transcribe(client, sound, runtime="renamed") == "renamed"
         assert (len(loads(held)), len(loads(better))) == (1, 1)
-        assert len(daemon.workers()) == 2, "it and the default"
+        assert len(daemon.workers()) == 2, "its worker and the default's"
 
 
 def test_a_restart_changes_nothing(daemon: RunningDaemon, three: dict[str, str], sound: Path) -> None:

@@ -1,8 +1,8 @@
-"""Two hundred clients do as they like with ten runtimes, whose loads take random times and fail at times.
+"""Two hundred clients act at random on ten runtimes, whose loads take random times and sometimes fail.
 
-All that they are told has to be in order at every step, and in the end the daemon has the memory and the
-file descriptors that it began with. `make torture` does it for a minute. Which client does what follows
-from a seed, which is told when something fails; who comes first does not.
+Every answer must be consistent, and at the end the daemon must have the memory and the file descriptors that
+it started with. `make torture` runs this for a minute. The clients' actions follow from a seed, which is
+printed on failure; their order does not.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ Map = dict[str, Any]
 
 SEED = os.environ.get("WHISPERD_TORTURE_SEED", "1")
 LONG_S = float(os.environ.get("WHISPERD_TORTURE_S", "0"))
-"""Seconds of the long round. The short one is measured in actions: a slow machine does as much."""
+"""Seconds of the long round. The short one is a number of actions, so that slow machines do as much."""
 CLIENTS = 200
 RUNTIMES = 10
 WARM_UP_ACTIONS = 300
 ACTIONS = 700
 
 GROWTH_BYTES = 8 * 2**20
-"""What the memory may differ before and after: pages that are kept for little, twice what was seen in ten
-rounds one after the other. It does not grow with the rounds; what is lost with each client or job would."""
+"""The allowed difference in memory: sparsely used pages that are kept, twice what ten rounds in a row showed.
+It does not grow with the number of rounds; a leak per client or job would."""
 
 SETTINGS = """
 [jobs]
@@ -62,9 +62,9 @@ ENDS = {
     "transcription.cancelled": "cancelled",
 }
 LOAD_CODES = {"model.load_failed", "runtime.cancelled"}
-"""How the loads of these models may end for those who wait."""
+"""The errors that waiters for these models may get."""
 NAMING_CODES = {"runtime.unknown", "runtime.disabled"}
-"""What may happen to who names a runtime."""
+"""The errors that a request with a runtime's name may get."""
 ACTION_CODES = {
     "list": set[str](),
     "show": {"runtime.unknown"},
@@ -92,7 +92,9 @@ WEIGHTS = {
 }  # fmt: skip
 
 
-def test_whatever_they_do(make_daemon: Callable[..., RunningDaemon], tmp_path: Path) -> None:
+def test_random_clients_leave_the_daemon_in_order(
+    make_daemon: Callable[..., RunningDaemon], tmp_path: Path
+) -> None:
     paths = f"{TESTS / 'backends'}{os.pathsep}{TESTS}"
     env = {"WHISPERD_PRELOAD": "0", "PYTHONPATH": paths, "TIDY": str(tmp_path / "tidy")}
     daemon = make_daemon(env=env, program=("tidy_daemon",))
@@ -111,16 +113,16 @@ def test_whatever_they_do(make_daemon: Callable[..., RunningDaemon], tmp_path: P
 
 
 class Torture:
-    """All that happens to one daemon."""
+    """Everything that happens to one daemon."""
 
     def __init__(self, daemon: RunningDaemon, folder: Path) -> None:
         self._daemon = daemon
         self._models = [str(path) for path in _models(folder / "models")]
         self._sound = write_tone(folder / "tone.wav", 1.0)
         self._known: list[Map] = []
-        """The saved runtimes, as they were told last."""
+        """The saved runtimes, as last listed."""
         self.tally: Counter[str] = Counter()
-        """What was done, and how it ended."""
+        """Counts of actions by their outcome."""
 
     async def run(self) -> None:
         async with self._connected() as client:
@@ -149,7 +151,7 @@ class Torture:
         self._known = self._checked(await client.runtimes.list())
 
     async def _round(self, name: str, budget: Budget) -> None:
-        """All clients at once, and somebody who watches."""
+        """Run all clients at once, and a watcher."""
         async with open_task_group() as watching:
             watching.start_soon(self._watch)
             async with open_task_group() as clients:
@@ -158,7 +160,7 @@ class Torture:
             watching.cancel_scope.cancel()
 
     async def _client(self, random: Random, budget: Budget) -> None:
-        """One who does this and that, and comes back when it has hung up."""
+        """Act at random, reconnecting after each hang-up."""
         while budget.take():
             async with self._connected() as client:
                 has_hung_up = await self._act(client, random)
@@ -168,13 +170,13 @@ class Torture:
     async def _act(self, client: AsyncClient, random: Random) -> bool:
         (name,) = random.choices(list(WEIGHTS), list(WEIGHTS.values()))
         action = Actions(self, client, random)
-        with self._told(name), not_hanging(name):
+        with self._tallied(name), not_hanging(name):
             await getattr(action, name)()
         return name == "hang_up"
 
     @contextmanager
-    def _told(self, action: str) -> Iterator[None]:
-        """An action may be refused, but for no other reason than it can have."""
+    def _tallied(self, action: str) -> Iterator[None]:
+        """Tally an action, which may be refused only for its own reasons."""
         try:
             yield
         except WhisperdError as error:
@@ -185,12 +187,12 @@ class Torture:
             self.tally[action] += 1
 
     async def _watch(self) -> None:
-        """Ask again and again; each process that is told of has to be there."""
+        """List the runtimes repeatedly; each reported process must exist."""
         async with self._connected() as client:
             while True:
                 told = self._checked(await client.runtimes.list())
                 missing = {one["id"]: one["pid"] for one in told if self._is_dead(one)}
-                if missing:  # unless it has ended since, and that is told
+                if missing:  # unless it has ended since, and this is reported
                     again = self._checked(await client.runtimes.list())
                     assert not [
                         one for one in again if missing.get(one["id"], 0) == one["pid"] and self._is_dead(one)
@@ -207,7 +209,7 @@ class Torture:
             return True
 
     def _checked(self, runtimes: list[Map]) -> list[Map]:
-        """What has to hold of every list, whenever it is asked for."""
+        """Check what must hold for every list."""
         saved = [one for one in runtimes if one["saved"]]
         (default,) = [one for one in runtimes if one["default"]]
         assert default["saved"] and default["enabled"]
@@ -225,12 +227,12 @@ class Torture:
         return runtimes
 
     async def _settled(self, client: AsyncClient, descriptors: int | None = None) -> tuple[int, int]:
-        """How many descriptors and bytes of memory it has once all is unloaded but the default."""
+        """Return the numbers of descriptors and of bytes of memory once all but the default are unloaded."""
         with not_hanging("settling"):
             await self._unload_all(client)
         process = psutil.Process(self._daemon.pid)
         until(lambda: len(self._daemon.workers()) == 1, "all workers but the default's to end")
-        # Beside it a decoder stands ready; the others end.
+        # Besides it, one decoder stays ready; the others end.
         until(lambda: len(self._daemon.children()) == 2, "all decoders but one to end")
         until(lambda: descriptors in (None, process.num_fds()), f"{descriptors} descriptors to be left")
         runtimes = self._checked(await client.runtimes.list())
@@ -238,7 +240,7 @@ class Torture:
         return process.num_fds(), self._memory()
 
     def _memory(self) -> int:
-        """Bytes that are the daemon's alone, when it has given back what it can."""
+        """Return the bytes used by the daemon alone, after it has released what it can."""
         tidy = Path(self._daemon.env["TIDY"])
         tidy.unlink(missing_ok=True)
         self._daemon.signal(signal.SIGUSR2)
@@ -262,12 +264,12 @@ class Torture:
     async def _ended(self, unload: Callable[[str], Awaitable[Map]], runtime: Map) -> None:
         try:
             assert (await unload(runtime["id"]))["status"] == "unloaded"
-        except WhisperdError as error:  # it was made for once, and has just ended by itself
+        except WhisperdError as error:  # a temporary runtime that has just ended
             assert (error.code, runtime["saved"]) == ("runtime.unknown", False)
 
 
 class Actions:
-    """What a client may do. Each raises the daemon's refusal."""
+    """The actions of a client. Each raises the daemon's refusal."""
 
     def __init__(self, torture: Torture, client: AsyncClient, random: Random) -> None:
         self._torture = torture
@@ -276,7 +278,7 @@ class Actions:
 
     @property
     def _runtime(self) -> str:
-        """Any of them, by name or id, as far as is known: it may be another one's or nobody's by now."""
+        """The name or id of any known runtime: by now it may belong to another one or to none."""
         runtime = self._random.choice(self._torture._known)
         return str(runtime[self._random.choice(("name", "id"))])
 
@@ -328,11 +330,11 @@ class Actions:
         await self._client.runtimes.edit(self._runtime, version=version, **self._random.choice(changes))
 
     async def replace(self) -> None:
-        """Delete one and make another."""
+        """Delete a runtime and create another."""
         await self._client.runtimes.delete(self._runtime)
         name = f"r{self._random.randrange(2 * RUNTIMES)}"
         keep_alive = self._random.choice((0, 0.1, "1h"))
-        while True:  # there are always as many as before
+        while True:  # keep their number constant
             try:
                 made = await self._client.runtimes.create(
                     name,
@@ -358,7 +360,7 @@ class Actions:
             await self._follow(job)
 
     async def hang_up(self) -> None:
-        """Go in the middle of something."""
+        """Disconnect in the middle of an action."""
         wanted = self._random.choice((self._submit, self.load, self.prepare, self.edit, self.replace))
         with anyio.move_on_after(self._random.choice((0.01, 0.05, 0.2))):
             try:
@@ -369,7 +371,7 @@ class Actions:
                 )
 
     async def _submit(self) -> str:
-        """Ask for a job in one of the ways in which its runtime is chosen."""
+        """Submit a job that chooses its runtime in one of the possible ways."""
         by = self._random.choice(("runtime", "runtime", "model", "default"))
         choice: Map = {}
         if by == "runtime":
@@ -380,11 +382,11 @@ class Actions:
         try:
             return await self._client.submit(self._torture._sound, vad=False, priority=priority, **choice)
         except WhisperdError as error:
-            assert by == "runtime", f"nothing named it, yet: {error.to_wire()}"
+            assert by == "runtime", f"the job named no runtime, yet: {error.to_wire()}"
             raise
 
     async def _follow(self, job: str) -> None:
-        """A job ends once and in one way; one that has begun has its runtime to the end."""
+        """Check that a job ends exactly once, and that a started job keeps its runtime to the end."""
         async with aclosing(self._client.follow(job)) as following:
             types = [event["type"] async for event in following]
         assert [type for type in types if type in ENDS] == types[-1:], types
@@ -396,7 +398,7 @@ class Actions:
 
 
 def _models(folder: Path) -> Iterator[Path]:
-    """The first can be relied on; the others take their time, and some fail at times."""
+    """Make the models: the first is reliable; the others take their time, and some fail at times."""
     for number in range(RUNTIMES):
         yield toy_model(
             folder / f"model{number}",
@@ -408,7 +410,7 @@ def _models(folder: Path) -> Iterator[Path]:
 
 
 def _is_ready(runtime: Map) -> bool:
-    """Whether its worker is there, and was not told to end."""
+    """Whether its worker is up and was not told to end."""
     return runtime["status"] == "loaded" and runtime["detail"] != "unloading"
 
 
