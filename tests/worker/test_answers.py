@@ -1,4 +1,4 @@
-"""What an engine answers is looked at once, before anything is made of it."""
+"""An engine's answer is validated before it is used."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RESULT = WindowResult(language="en", language_probability=1.0, segments=(SEGMENT
 WINDOW = EngineWindow(pcm=bytes(2 * SAMPLE_RATE))
 
 
-def test_results_are_passed_on() -> None:
+def test_valid_results_are_passed_on() -> None:
     answer = checked(lambda windows, _options: [RESULT] * len(windows))
     assert answer([WINDOW] * 2, DecodeOptions()) == [RESULT] * 2
 
@@ -55,7 +55,7 @@ def test_results_are_passed_on() -> None:
         "a wrong field",
     ],
 )
-def test_what_is_no_result_for_each_window_is_refused(answer: Any) -> None:
+def test_an_invalid_answer_is_refused(answer: Any) -> None:
     with pytest.raises(WhisperdError) as raised:
         checked(lambda _windows, _options: answer)([WINDOW], DecodeOptions())
     assert raised.value.code == "worker.bad_answer"

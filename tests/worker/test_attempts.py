@@ -1,4 +1,4 @@
-"""What is made of what an engine decoded: which attempt is kept, and the segments of it."""
+"""The choice among decoding attempts, and the segments made from the chosen one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def attempt(text: str = " Hello.", logprob: float = -0.2, **changes: object) -> 
 def tried(
     first: Attempt, later: list[Attempt], *, had_full_context: bool = False
 ) -> tuple[Attempt, list[float]]:
-    """What is kept, and at which temperatures it was tried again."""
+    """Return the chosen attempt, and the temperatures of the retries."""
     asked: list[float] = []
 
     def decode(temperature: float) -> Attempt:
@@ -53,19 +53,19 @@ def tried(
         ("", -math.inf, 0.9, False, False),
     ],
 )
-def test_results_that_are_doubted(
+def test_doubted_results(
     text: str, logprob: float, no_speech_prob: float, is_endless: bool, bad: bool
 ) -> None:
     changes = {"no_speech_prob": no_speech_prob, "is_endless": is_endless}
     assert attempt(text, logprob, **changes).looks_bad is bad
 
 
-def test_what_looks_good_is_kept() -> None:
+def test_a_good_attempt_is_kept() -> None:
     first = attempt()
     assert tried(first, []) == (first, [])
 
 
-def test_the_model_is_sure_of_what_it_believes_with_four_fifths_and_does_not_look_bad() -> None:
+def test_an_attempt_is_sure_from_a_probability_of_four_fifths_unless_it_looks_bad() -> None:
     assert attempt(logprob=-0.2).is_sure
     assert not attempt(logprob=-0.21).is_sure
     assert not attempt(logprob=math.nan).is_sure
@@ -75,12 +75,12 @@ def test_the_model_is_sure_of_what_it_believes_with_four_fifths_and_does_not_loo
     assert not attempt(logprob=-0.01, tokens=()).is_sure
 
 
-def test_of_a_long_text_the_model_has_to_be_surer() -> None:
+def test_a_long_text_needs_a_higher_probability() -> None:
     assert attempt(logprob=-0.1, tokens=tuple(range(89))).is_sure
     assert not attempt(logprob=-0.1, tokens=tuple(range(90))).is_sure
 
 
-def test_a_bad_one_is_tried_with_the_full_context_and_then_warmer() -> None:
+def test_a_bad_attempt_is_retried_with_full_context_and_then_at_higher_temperatures() -> None:
     good = attempt()
     bad = attempt(logprob=-2.0)
     assert tried(bad, [good]) == (good, [0.0])
@@ -88,10 +88,10 @@ def test_a_bad_one_is_tried_with_the_full_context_and_then_warmer() -> None:
     assert tried(bad, [good], had_full_context=True) == (good, [0.4])
 
 
-def test_what_is_all_said_twice_is_heard_once_more_with_the_full_context() -> None:
+def test_a_text_said_twice_is_retried_once_with_full_context() -> None:
     echo, once = attempt(" Ask not! Ask not."), attempt(" Ask not.")
     assert tried(echo, [once]) == (once, [0.0])
-    assert tried(echo, [attempt(" Ask not. Ask not.")])[1] == [0.0], "then somebody has said it"
+    assert tried(echo, [attempt(" Ask not. Ask not.")])[1] == [0.0], "the speaker did say it twice"
     assert tried(echo, [attempt(logprob=-2.0)]) == (echo, [0.0])
     assert tried(echo, [], had_full_context=True) == (echo, [])
 
@@ -108,11 +108,11 @@ def test_what_is_all_said_twice_is_heard_once_more_with_the_full_context() -> No
         ("", False),
     ],
 )
-def test_an_echo_is_one_piece_again_and_again(text: str, is_echo: bool) -> None:
+def test_an_echo_is_one_phrase_repeated(text: str, is_echo: bool) -> None:
     assert attempt(text).is_echo is is_echo
 
 
-def test_of_bad_ones_the_likeliest_that_is_no_circle_is_kept() -> None:
+def test_of_bad_attempts_the_likeliest_without_a_loop_is_kept() -> None:
     circle = attempt(REPEATED, logprob=-0.1)
     guess, likelier = attempt(logprob=-3.0), attempt(logprob=-2.0)
     assert tried(circle, [guess, likelier, guess])[0] is likelier
@@ -124,7 +124,7 @@ def test_silence_has_no_segments() -> None:
     assert attempt(logprob=-1.5, no_speech_prob=0.1).segments(3.0) != ()
 
 
-def test_each_sentence_is_a_segment_from_the_beginning_to_the_end_of_the_window() -> None:
+def test_each_sentence_is_a_segment_and_they_span_the_window() -> None:
     words = [Word(" One is here.", 0.3, 2.0, (1, 2)), Word(" Two is there.", 2.5, 4.4, (3,))]
     segments = attempt("".join(word.text for word in words), words=words).segments(5.0)
     assert [(one.start, one.end, one.text, one.tokens) for one in segments] == [
@@ -133,7 +133,7 @@ def test_each_sentence_is_a_segment_from_the_beginning_to_the_end_of_the_window(
     ]
 
 
-def test_the_words_of_a_segment_lie_within_it() -> None:
+def test_word_times_lie_within_their_segment() -> None:
     words = [Word(" One is here.", -0.1, 2.0, (1, 2), 0.5), Word(" Two is there.", 2.5, 5.4, (3,), 0.25)]
     found = attempt("".join(word.text for word in words), words=words)
     timed = [word for one in found.segments(5.0) for word in one.words]
@@ -144,10 +144,10 @@ def test_the_words_of_a_segment_lie_within_it() -> None:
 
 
 @given(st.text())
-def test_a_ratio_of_compression_can_be_had_of_any_text(text: str) -> None:
+def test_any_text_has_a_compression_ratio(text: str) -> None:
     assert (attempt(text).compression_ratio > 0) == bool(text)
 
 
-def test_a_likelihood_of_nothing_can_be_written() -> None:
+def test_an_infinite_log_probability_is_replaced() -> None:
     (segment,) = attempt(logprob=float("-inf")).segments(1.0)
     assert segment.avg_logprob == -99.0

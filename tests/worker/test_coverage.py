@@ -1,4 +1,4 @@
-"""Texts that cannot be all that was said, and what is done about them."""
+"""Texts that are too short for the speech, and how the missing part is found."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from whisperd.worker.protocol import (
 )
 
 SENTENCE = "Ask not what your country can do for you, ask what you can do for your country."
-"""Said in about five seconds."""
+"""Takes about five seconds to say."""
 
 
 def segment(start: float, end: float, text: str, compression_ratio: float = 1.0) -> EngineSegment:
@@ -51,7 +51,7 @@ def segment(start: float, end: float, text: str, compression_ratio: float = 1.0)
 
 
 class Forgetful:
-    """An engine that says a sentence for each stretch of speech, but only so many for each window."""
+    """An engine that returns a sentence for each stretch of speech, but only a limited number per window."""
 
     def __init__(self, most: int = 1, text: str = SENTENCE) -> None:
         self.most = most
@@ -59,7 +59,7 @@ class Forgetful:
         self.heard: list[float] = []
 
     def say(self, time: SpokenTime) -> str:
-        """The text, and what tells it from the others: how long it takes."""
+        """Return the text, with a letter derived from its length to make it unique."""
         return f"{self.text} {chr(97 + round(10 * (time[1] - time[0])) % 26)}"
 
     def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
@@ -86,26 +86,26 @@ def test_a_lost_sentence_is_found_in_the_parts_of_its_window() -> None:
     assert engine.heard[1:3] == pytest.approx([11.3, 10.9])  # the longest pause is from 10.6 to 12.0
 
 
-def test_a_whole_text_is_not_computed_again() -> None:
+def test_a_complete_text_is_not_computed_again() -> None:
     engine = Forgetful(most=4)
     transcribe_whole(engine.transcribe, [window(*FOUR, duration_s=22.2)], DecodeOptions())
     assert engine.heard == [22.2]
 
 
-def test_what_nobody_wants_any_more_is_left_alone() -> None:
+def test_unwanted_windows_are_not_computed_again() -> None:
     engine = Forgetful()
     whole = window(*FOUR, duration_s=22.2)
     transcribe_whole(engine.transcribe, [whole], DecodeOptions(), lambda _window: False)
     assert engine.heard == [22.2]
 
 
-def test_without_knowledge_of_the_speech_nothing_is_doubted() -> None:
+def test_without_speech_times_no_text_is_doubted() -> None:
     engine = Forgetful()
     transcribe_whole(engine.transcribe, [EngineWindow(pcm=bytes(20 * 2 * SAMPLE_RATE))], DecodeOptions())
     assert len(engine.heard) == 1
 
 
-def test_the_words_of_a_part_are_those_of_the_window() -> None:
+def test_the_words_of_a_part_are_moved_to_their_place_in_the_window() -> None:
     word = EngineWord(text=" Ask", start=0.5, end=0.75, probability=0.5)
     one = msgspec.structs.replace(segment(0.5, 1.0, " Ask"), words=(word,))
     part = WindowResult(language="en", language_probability=1.0, segments=(one,))
@@ -116,9 +116,9 @@ def test_the_words_of_a_part_are_those_of_the_window() -> None:
     ]
 
 
-def test_words_that_nobody_asked_for_tell_what_is_missing_and_go_no_further() -> None:
+def test_internal_word_times_locate_missing_speech_but_are_not_returned() -> None:
     class Skipping(Forgetful):
-        """Hears the last speaker only; the first word is said to begin with the window."""
+        """Transcribes only the last stretch of speech; times the first word from the start of the window."""
 
         def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
             self.heard += [window.duration_s for window in windows]
@@ -143,14 +143,14 @@ def test_words_that_nobody_asked_for_tell_what_is_missing_and_go_no_further() ->
         assert all(bool(one.words) is word_times for one in result.segments)
 
 
-def test_parts_that_say_no_more_are_not_believed() -> None:
+def test_parts_that_add_nothing_are_discarded() -> None:
     engine = Forgetful(text="Uh.")
     (result,) = transcribe_whole(engine.transcribe, [window(*FOUR, duration_s=22.2)], DecodeOptions())
     assert len(engine.heard) > 1
     assert len(result.segments) == 1
 
 
-def test_a_sentence_that_parts_say_twice_is_no_gain() -> None:
+def test_a_repeated_sentence_is_no_gain() -> None:
     class Echoing(Forgetful):
         def say(self, time: SpokenTime) -> str:
             return self.text
@@ -159,7 +159,7 @@ def test_a_sentence_that_parts_say_twice_is_no_gain() -> None:
     assert len(result.segments) == 1
 
 
-def test_a_circle_is_broken_in_parts() -> None:
+def test_a_loop_is_broken_by_splitting() -> None:
     class Circling(Forgetful):
         def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
             answers = super().transcribe(windows, options)
@@ -177,8 +177,8 @@ def test_a_circle_is_broken_in_parts() -> None:
 @pytest.mark.parametrize(
     ("segments", "spoken", "missing"),
     [
-        ([segment(0, 20, SENTENCE)], [(0, 5.5)], False),  # silence behind
-        ([segment(0, 20, SENTENCE)], [(0, 20)], True),  # speech behind
+        ([segment(0, 20, SENTENCE)], [(0, 5.5)], False),  # silence afterwards
+        ([segment(0, 20, SENTENCE)], [(0, 20)], True),  # speech afterwards
         ([segment(0, 5, SENTENCE), segment(14, 19, SENTENCE)], [(0, 5), (6, 13), (14, 19)], True),
         ([segment(0, 5, SENTENCE), segment(14, 19, SENTENCE)], [(0, 5), (6, 8), (14, 19)], False),
         ([segment(0, 12, "Thirteen, 14, 1598, 20071.")], [(0, 6)], False),
@@ -187,11 +187,13 @@ def test_a_circle_is_broken_in_parts() -> None:
         ([], [(0, 9)], True),
     ],
 )
-def test_what_is_missing(segments: list[EngineSegment], spoken: list[SpokenTime], *, missing: bool) -> None:
+def test_missing_speech_is_measured(
+    segments: list[EngineSegment], spoken: list[SpokenTime], *, missing: bool
+) -> None:
     assert (find_missing(segments, spoken).length_s > 3.0) is missing
 
 
-def test_words_tell_where_something_is_missing() -> None:
+def test_word_times_locate_missing_speech() -> None:
     def of(*times: SpokenTime) -> list[EngineSegment]:
         texts = (" And", " so", " my", " fellow", " Americans", " ask", " not", " what", " your", " country")
         words = (
@@ -205,7 +207,7 @@ def test_words_tell_where_something_is_missing() -> None:
     assert find_missing(of(*even), [(0, 9)]).length_s < 1
     assert find_missing(of(*late), [(0, 9)]).length_s == pytest.approx(4.5)
     assert find_missing(of((0, 5), *late[1:]), [(0, 9)]).length_s > 4
-    # The time of what was skipped is often that of two or three words, and of none of them alone too long.
+    # A skipped passage is often timed as part of two or three words, none of which is too long on its own.
     spread = find_missing(of((0, 2.2), (2.2, 4.3), (4.3, 5.2), *late[3:]), [(0, 9)])
     assert spread.length_s > 3
     assert spread.start_s == 0
@@ -237,7 +239,7 @@ def test_no_more_is_missing_than_was_spoken(
     assert found.length_s >= max(gaps)
 
 
-def test_where_nobody_pauses_the_cut_is_where_what_is_missing_ends() -> None:
+def test_without_pauses_the_cut_is_at_the_end_of_the_missing_part() -> None:
     split = ((0.0, 4.7), (4.7, 9.4), (9.4, 13.9), (13.9, 20.7))
     assert best_cut(split, 20.7, Missing(4.3, 0.0, 4.6)) == 4.7
     assert best_cut(split, 20.7, Missing(4.3, 9.3, math.inf)) == 9.4
@@ -246,13 +248,13 @@ def test_where_nobody_pauses_the_cut_is_where_what_is_missing_ends() -> None:
 
 
 SHORT = "He was not an ill-disposed young man."
-"""Said in two seconds."""
+"""Takes two seconds to say."""
 
 
 class PassesOver:
-    """Hears three sentences in speech without a pause, but the second only where a window begins with it.
+    """Finds three sentences in speech without pauses, but the second only in a window that begins with it.
 
-    What is passed over is spread over the first two words behind it. The samples tell where a part lies.
+    The skipped sentence's time goes to the first two words after it. The samples encode a part's position.
     """
 
     SENTENCES = ((0.0, 5.0, SENTENCE), (5.0, 7.2, SHORT), (7.2, 12.2, SENTENCE.lower()))
@@ -262,7 +264,7 @@ class PassesOver:
 
     @staticmethod
     def window(*spoken: SpokenTime) -> EngineWindow:
-        """All of it; each millisecond has its number."""
+        """Return the whole window; each millisecond has its number as its samples."""
         pcm = b"".join(at.to_bytes(2, "little") * (SAMPLE_RATE // 1000) for at in range(12200))
         return EngineWindow(pcm=pcm, spoken=spoken)
 
@@ -296,7 +298,7 @@ class PassesOver:
         return msgspec.structs.replace(segment(starts[0], stop_s, text), words=tuple(words))
 
 
-def test_a_short_sentence_that_is_lost_where_nobody_pauses_is_heard_by_a_part_that_begins_with_it() -> None:
+def test_without_pauses_a_part_that_begins_with_it_recovers_a_short_sentence() -> None:
     engine = PassesOver()
     whole = engine.window((0.0, 4.4), (4.4, 9.0), (9.0, 12.2))
     (result,) = transcribe_whole(engine.transcribe, [whole], DecodeOptions(word_times=True))
@@ -306,14 +308,14 @@ def test_a_short_sentence_that_is_lost_where_nobody_pauses_is_heard_by_a_part_th
     ]
 
 
-def test_where_somebody_pauses_two_seconds_may_be_no_speech() -> None:
+def test_with_pauses_a_gap_of_two_seconds_is_not_doubted() -> None:
     engine = PassesOver()
     whole = engine.window((0.0, 4.4), (4.4, 9.0), (9.1, 12.2))
     transcribe_whole(engine.transcribe, [whole], DecodeOptions(word_times=True))
     assert engine.heard == [(0.0, 12.2)]
 
 
-def test_words_tell_exactly_what_is_missing_only_where_they_have_times_and_nobody_pauses() -> None:
+def test_word_times_are_exact_only_in_speech_without_pauses() -> None:
     (whole,) = PassesOver().transcribe([PassesOver.window()], DecodeOptions())
     assert is_exact(whole.segments, [(0.0, 5.0), (5.0, 12.2)])
     assert not is_exact(whole.segments, [(0.0, 5.0), (5.1, 12.2)])
@@ -321,8 +323,8 @@ def test_words_tell_exactly_what_is_missing_only_where_they_have_times_and_nobod
     assert not is_exact([segment(0.0, 5.0, SENTENCE)], [(0.0, 5.0), (5.0, 12.2)])
 
 
-def test_who_speaks_slowly_without_a_pause_has_left_out_nothing() -> None:
-    word_s = 6 / 6.5  # letters in a second
+def test_slow_speech_without_pauses_misses_nothing() -> None:
+    word_s = 6 / 6.5  # letters per second
     words = (
         EngineWord(text=" slowly", start=word_s * at, end=word_s * (at + 1), probability=0.9)
         for at in range(26)
@@ -337,25 +339,25 @@ def test_who_speaks_slowly_without_a_pause_has_left_out_nothing() -> None:
     ("missing", "cut_s"),
     [
         (Missing(2.2, 12.8, 15.7), 12.8),
-        (Missing(5.5, 0.0, 6.2), 6.2),  # nothing was heard before
+        (Missing(5.5, 0.0, 6.2), 6.2),  # no text before
         (Missing(4.0, 16.0, math.inf), 16.0),
         (Missing(1.6, 0.0, 1.7), None),
         (Missing(20.0, 0.0, math.inf), None),
     ],
 )
-def test_where_words_tell_it_the_cut_is_where_what_is_missing_begins(
+def test_with_exact_word_times_the_cut_is_at_the_start_of_the_missing_part(
     missing: Missing, cut_s: float | None
 ) -> None:
     assert cut_at_words(missing, 20.0) == cut_s
 
 
-def test_a_text_that_is_too_short_for_the_speech_is_sparse() -> None:
+def test_a_text_too_short_for_its_speech_is_sparse() -> None:
     assert not is_sparse(SENTENCE, [(0.0, 5.5)])
     assert is_sparse(SENTENCE, [(0.0, 5.5), (6.0, 7.5)])
     assert not is_sparse("", None)
 
 
-def test_what_is_said_counts_and_not_what_is_written() -> None:
+def test_letters_are_counted_as_spoken_not_as_written() -> None:
     assert spoken_letters("7") == 4
     assert spoken_letters("-- ,") == 0
     assert spoken_letters("先生") == 5
@@ -365,7 +367,9 @@ def test_what_is_said_counts_and_not_what_is_written() -> None:
     st.lists(st.tuples(st.floats(0.01, 6), st.floats(0, 3)), max_size=12),
     st.floats(0, 5),
 )
-def test_a_cut_leaves_something_on_both_sides(lengths: list[tuple[float, float]], rest_s: float) -> None:
+def test_a_cut_leaves_at_least_two_seconds_on_both_sides(
+    lengths: list[tuple[float, float]], rest_s: float
+) -> None:
     spoken, position = [], 0.0
     for length, pause in lengths:
         spoken.append((position + pause, position + pause + length))

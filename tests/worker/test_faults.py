@@ -1,4 +1,4 @@
-"""What native libraries really say, as people report it, and the errors that it becomes."""
+"""Real messages of native libraries, as users report them, and the errors made from them."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ SAID = {
         for number, said in enumerate(SAID[code])
     ],
 )
-def test_what_a_library_says_is_understood(said: str, code: str) -> None:
+def test_library_messages_are_recognised(said: str, code: str) -> None:
     error = explain(f"an earlier line\n{said}\na later line", ON_GPU)
     assert error is not None
     assert error.code == code
@@ -148,7 +148,7 @@ def test_the_library_is_named(said: str, library: str) -> None:
     assert "`whisperctl natives install ctranslate2-cpu`" in error.fix
 
 
-def test_a_library_that_is_there_and_not_found_is_another_processors(tmp_path: Path) -> None:
+def test_an_existing_library_that_is_not_found_is_for_another_processor(tmp_path: Path) -> None:
     library = tmp_path / "lib.so"
     library.touch()
     said = f"OSError: {library}: cannot open shared object file: No such file or directory"
@@ -156,7 +156,7 @@ def test_a_library_that_is_there_and_not_found_is_another_processors(tmp_path: P
     assert error is not None and error.code == "library.wrong_architecture"
 
 
-def test_a_lack_of_memory_is_of_the_device_where_it_does_not_say() -> None:
+def test_an_unspecific_lack_of_memory_is_attributed_to_the_device() -> None:
     said = "bfc_arena.cc:376 Failed to allocate memory for requested buffer of size 4585490"
     of_cpu, of_gpu = explain(said, ON_CPU), explain(said, ON_GPU)
     assert of_cpu is not None and of_cpu.code == "memory.not_enough"
@@ -175,16 +175,16 @@ def test_a_lack_of_memory_is_of_the_device_where_it_does_not_say() -> None:
         "ValueError: Requested float16 compute type, but the target device does not support it",
     ],
 )
-def test_what_is_not_known_stays_what_it_was(said: str) -> None:
+def test_unknown_messages_are_not_explained(said: str) -> None:
     assert explain(said, ON_GPU) is None
 
 
 @given(st.text())
-def test_any_text_is_understood_or_not(said: str) -> None:
+def test_arbitrary_text_is_not_explained(said: str) -> None:
     assert explain(said, ON_CPU) is None
 
 
-def test_an_exception_without_words_is_known_by_its_kind() -> None:
+def test_an_exception_without_a_message_is_recognised_by_its_type() -> None:
     error = explain(words_of(MemoryError()), ON_CPU)
     assert error is not None and error.code == "memory.not_enough"
 
@@ -196,7 +196,7 @@ def test_a_processor_that_is_too_old(how: str) -> None:
     assert "instructions" in error.message and "--backend" in error.fix
 
 
-def test_last_words_count_unless_somebody_else_ended_it() -> None:
+def test_last_words_count_unless_the_process_was_killed() -> None:
     words = "terminate called after throwing an instance of 'std::bad_alloc'"
     aborted = explain_death("signal SIGABRT", words, ON_CPU)
     assert aborted is not None and aborted.code == "memory.not_enough"
@@ -204,7 +204,7 @@ def test_last_words_count_unless_somebody_else_ended_it() -> None:
     assert explain_death("signal SIGSEGV", "", ON_CPU) is None
 
 
-def test_a_process_that_was_killed_for_its_memory() -> None:
+def test_a_process_killed_for_its_memory() -> None:
     error = killed_for_memory("signal SIGKILL", ON_CPU)
     assert (error.code, error.message) == (
         "memory.not_enough",

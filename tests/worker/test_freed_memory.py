@@ -1,4 +1,4 @@
-"""What the engine frees is kept while it computes, and given back once it rests."""
+"""Memory that the engine frees is retained while it computes, and returned to the system when it rests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
 
 
 class Library:
-    """Notes what glibc is told."""
+    """Records the calls to glibc."""
 
     def __init__(self) -> None:
         self.options: list[tuple[int, int]] = []
@@ -34,7 +34,7 @@ class Library:
         return 1
 
 
-def test_there_is_one_arena_from_the_beginning_and_nothing_is_kept_before_the_model_is_loaded() -> None:
+def test_there_is_one_arena_from_the_start_and_memory_is_retained_only_after_loading() -> None:
     library = Library()
     memory = FreedMemory(library)
     assert library.options == [(ARENA_MAX, 1)]
@@ -43,7 +43,7 @@ def test_there_is_one_arena_from_the_beginning_and_nothing_is_kept_before_the_mo
     assert dict(library.options)[TRIM_THRESHOLD] == -1, "never"
 
 
-def test_nothing_is_given_back_while_another_replica_computes() -> None:
+def test_memory_is_not_returned_while_another_replica_computes() -> None:
     library = Library()
     memory = FreedMemory(library, rest_s=0)
     with memory.computing():
@@ -53,7 +53,7 @@ def test_nothing_is_given_back_while_another_replica_computes() -> None:
     assert library.given_back.wait(30)
 
 
-def test_a_batch_that_fails_ends_too() -> None:
+def test_memory_is_returned_after_a_failed_batch() -> None:
     library = Library()
     memory = FreedMemory(library, rest_s=0)
     with pytest.raises(ValueError, match="broken"), memory.computing():
@@ -61,7 +61,7 @@ def test_a_batch_that_fails_ends_too() -> None:
     assert library.given_back.wait(30)
 
 
-def test_a_batch_that_begins_before_the_rest_is_over_keeps_it() -> None:
+def test_a_batch_that_starts_during_the_rest_postpones_the_return() -> None:
     library = Library()
     memory = FreedMemory(library, rest_s=3600)
     with memory.computing():
@@ -69,13 +69,13 @@ def test_a_batch_that_begins_before_the_rest_is_over_keeps_it() -> None:
     rest: Any = memory._rest
     with memory.computing():
         pass
-    assert rest.finished.is_set(), "the first rest was not ended"
+    assert rest.finished.is_set(), "the first timer was not cancelled"
     assert not library.times
     rest = memory._rest
     rest.cancel()
 
 
-def test_a_result_is_not_lost_where_no_thread_can_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_result_is_not_lost_if_no_thread_can_start(monkeypatch: pytest.MonkeyPatch) -> None:
     class NoThread(freed_memory.Timer):
         def start(self) -> None:
             raise RuntimeError("can't start new thread")
@@ -87,7 +87,7 @@ def test_a_result_is_not_lost_where_no_thread_can_be_had(monkeypatch: pytest.Mon
             pass
 
 
-def test_another_c_library_is_left_as_it_is() -> None:
+def test_other_c_libraries_are_left_alone() -> None:
     memory = FreedMemory(None, rest_s=0)
     memory.keep()
     with memory.computing():
@@ -96,10 +96,10 @@ def test_another_c_library_is_left_as_it_is() -> None:
 
 
 @pytest.mark.skipif(glibc() is None, reason="the C library is not glibc")
-def test_glibc_keeps_large_blocks_and_gives_them_back() -> None:
+def test_glibc_retains_large_blocks_and_returns_them() -> None:
     printed = subprocess.check_output([sys.executable, "-c", _LARGE_BLOCKS], text=True, timeout=120)
     anew, kept, given_back_mb = map(int, printed.split())
-    assert anew > 4 * kept, "pages that the system gave"
+    assert anew > 4 * kept, "page faults show memory from the system"
     assert given_back_mb >= 30
 
 

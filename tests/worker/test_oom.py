@@ -35,7 +35,7 @@ def test_any_text_has_a_count_or_none(text: str) -> None:
         ("9:name=systemd:/\n4:cpu,memory:/a/b:c\n0::/\n", "memory/a/b:c/memory.oom_control"),
     ],
 )
-def test_the_group_counts_before_the_computer(membership: str, file: str) -> None:
+def test_the_groups_count_precedes_the_computers(membership: str, file: str) -> None:
     files = {"/proc/vmstat": VMSTAT, "/proc/self/cgroup": membership}
     assert count_kills(files.get) == 7
     files[f"/sys/fs/cgroup/{file}"] = CONTROL
@@ -43,7 +43,7 @@ def test_the_group_counts_before_the_computer(membership: str, file: str) -> Non
     assert count_kills({}.get) is None
 
 
-def test_what_is_killed_in_a_group_of_its_own_is_not_ours() -> None:
+def test_kills_in_child_groups_are_not_counted() -> None:
     files = {"/proc/self/cgroup": "0::/service\n", "/sys/fs/cgroup/service/memory.events": EVENTS}
     assert count_kills(files.get) == 2
     files["/sys/fs/cgroup/service/memory.events.local"] = EVENTS.replace("oom_kill 2", "oom_kill 1")

@@ -1,4 +1,4 @@
-"""The engine's rules: how much context a window gets, which results are doubted, who wins a vote."""
+"""The engine's rules: the context of a window, doubted results, and votes on the language."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ durations = st.floats(0.01, 30)
 
 
 @given(durations)
-def test_a_context_holds_the_speech_and_a_margin(duration_s: float) -> None:
+def test_a_context_covers_the_speech_and_a_margin(duration_s: float) -> None:
     frames = context_frames(duration_s)
     assert frames <= FULL_CONTEXT_FRAMES
     assert frames == FULL_CONTEXT_FRAMES or frames >= (duration_s + 1) * FRAMES_PER_SECOND
@@ -36,20 +36,20 @@ def test_a_context_holds_the_speech_and_a_margin(duration_s: float) -> None:
 
 
 @given(st.floats(0.01, 8))
-def test_a_few_words_have_twelve_seconds(duration_s: float) -> None:
+def test_short_windows_have_a_context_of_twelve_seconds(duration_s: float) -> None:
     assert context_frames(duration_s) == common_context_frames(duration_s) == 1200
 
 
 @given(durations, durations)
-def test_a_longer_window_has_no_less_context(one_s: float, other_s: float) -> None:
+def test_a_longer_window_never_has_less_context(one_s: float, other_s: float) -> None:
     one_s, other_s = sorted((one_s, other_s))
-    if other_s < 10 or one_s >= 10:  # short ones have a larger margin
+    if other_s < 10 or one_s >= 10:  # short windows have a larger margin
         assert context_frames(one_s) <= context_frames(other_s)
         assert common_context_frames(one_s) <= common_context_frames(other_s)
 
 
 @given(durations, st.none() | st.floats(0, 30))
-def test_a_common_context_holds_that_of_the_window(duration_s: float, margin_s: float | None) -> None:
+def test_a_common_context_covers_the_windows_own(duration_s: float, margin_s: float | None) -> None:
     own, common = context_frames(duration_s, margin_s), common_context_frames(duration_s, margin_s)
     assert own <= common <= FULL_CONTEXT_FRAMES
     assert common - own < 200 or common == FULL_CONTEXT_FRAMES
@@ -61,7 +61,7 @@ def test_common_contexts_are_few() -> None:
 
 
 @given(durations, st.floats(0, 30))
-def test_a_margin_that_was_measured_goes_before_the_usual_one(duration_s: float, margin_s: float) -> None:
+def test_a_measured_margin_overrides_the_default(duration_s: float, margin_s: float) -> None:
     frames = context_frames(duration_s, margin_s)
     assert frames == FULL_CONTEXT_FRAMES or frames >= (duration_s + margin_s) * FRAMES_PER_SECOND
     assert context_frames(duration_s, 30.0) == FULL_CONTEXT_FRAMES
@@ -78,7 +78,7 @@ def test_a_longer_window_may_have_more_text(one_s: float, other_s: float) -> Non
     ("no_speech_prob", "avg_logprob", "silent"),
     [(0.9, -1.5, True), (0.9, -0.5, False), (0.1, -1.5, False), (0.9, math.nan, False)],
 )
-def test_silence_is_believed_where_the_words_are_a_guess(
+def test_silence_is_accepted_only_with_unlikely_words(
     no_speech_prob: float, avg_logprob: float, silent: bool
 ) -> None:
     assert is_silence(no_speech_prob, avg_logprob) is silent
@@ -92,7 +92,7 @@ def test_a_group_has_one_language() -> None:
 
 
 @given(st.data())
-def test_groups_do_not_hear_each_other(data: st.DataObject) -> None:
+def test_groups_vote_independently(data: st.DataObject) -> None:
     languages = st.sampled_from(["en", "de", "fr"])
     guess = st.dictionaries(languages, st.floats(0, 1), min_size=1)
     voters = data.draw(st.lists(st.tuples(st.integers(0, 3), durations), max_size=8))
@@ -107,15 +107,15 @@ def test_groups_do_not_hear_each_other(data: st.DataObject) -> None:
         assert 0 <= alone[0][1] <= 1 + 1e-9
 
 
-def test_a_language_is_one_of_those_that_are_named() -> None:
+def test_the_language_is_one_of_those_given() -> None:
     guesses = [{"pl": 0.7, "es": 0.2, "en": 0.1}]
     (elected,) = elect(guesses, [(0, 2.0)], ("en", "es"))
-    assert elected == ("es", pytest.approx(2 / 3)), "so likely among them"
+    assert elected == ("es", pytest.approx(2 / 3)), "its probability among the given languages"
     (unheard,) = elect(guesses, [(0, 2.0)], ("ja", "zh"))
     assert unheard == ("ja", 0.5)
 
 
-def test_a_window_of_no_length_is_no_division_by_zero() -> None:
+def test_a_window_of_length_zero_does_not_divide_by_zero() -> None:
     assert elect([{"en": 1.0}], [(0, 0.0)])[0][0] == "en"
 
 
@@ -134,13 +134,13 @@ def test_a_window_of_no_length_is_no_division_by_zero() -> None:
         ([1, 2, 3, 4, 5] * 2 + [6] + [1, 2, 3, 4, 5] * 2, False),
     ],
 )
-def test_a_loop_is_found_wherever_it_is(tokens: Sequence[int], loop: bool) -> None:
+def test_a_loop_is_found_anywhere_in_the_text(tokens: Sequence[int], loop: bool) -> None:
     assert goes_in_circles(2.4, tokens) is loop
     assert goes_in_circles(2.5, tokens)
 
 
 @given(st.integers(0, 1000), st.integers(0, 1000))
-def test_of_long_hotwords_the_beginning_is_heeded_and_of_a_long_prompt_the_end(words: int, text: int) -> None:
+def test_long_hotwords_lose_their_end_and_long_prompts_their_beginning(words: int, text: int) -> None:
     hotwords, prompt = list(range(words)), list(range(1000, 1000 + text))
     before = text_before(hotwords, prompt)
     first, last = [one for one in before if one < 1000], [one for one in before if one >= 1000]

@@ -1,4 +1,4 @@
-"""Where sentences end."""
+"""The splitting of text into sentences."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ def texts(sentences: list[list[Word]]) -> list[str]:
         ("Das war es z.B. nicht allein.", ["Das war es z.B. nicht allein."]),
     ],
 )
-def test_sentences_end_where_a_reader_sees_it(text: str, sentences: list[str]) -> None:
+def test_sentences_end_where_a_reader_expects(text: str, sentences: list[str]) -> None:
     assert texts(split_sentences(spoken(text))) == sentences
     assert has_several_sentences(text) == (len(sentences) > 1)
 
 
-def test_a_very_short_sentence_stays_with_the_next() -> None:
+def test_a_very_short_sentence_is_joined_with_the_next() -> None:
     assert texts(split_sentences(spoken("Yes. That is what I said.", 0.3))) == ["Yes. That is what I said."]
 
 
-def test_scripts_without_spaces_have_sentences_too() -> None:
+def test_scripts_without_spaces_are_split_as_well() -> None:
     assert has_several_sentences("你好。再见。")
     assert not has_several_sentences("你好。")
 

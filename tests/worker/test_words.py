@@ -1,4 +1,4 @@
-"""Words as people read them, and their times: in order, within the window, not through a pause."""
+"""Words as readers see them, with times that are ordered, within the window, and outside pauses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from whisperd.worker.words import MIN_WORD_S, Pause, Word, settle, timed_words
 
 
 def words(*tokens: str | bytes, times: list[float] | None = None, duration_s: float = 100.0) -> list[Word]:
-    """The words of these tokens, each of which lasts for a second unless it is said otherwise."""
+    """Return the words of these tokens, each of which lasts a second by default."""
     data = [token if isinstance(token, bytes) else token.encode() for token in tokens]
 
     def decode(numbers: list[int]) -> str:
@@ -46,23 +46,23 @@ def words(*tokens: str | bytes, times: list[float] | None = None, duration_s: fl
         ("", ""),
     ],
 )
-def test_words_are_what_people_read_as_such(tokens: str, expected: str) -> None:
+def test_words_are_split_as_readers_expect(tokens: str, expected: str) -> None:
     found = words(*tokens.split("|"))
     assert [word.text for word in found] == expected.split("|")
 
 
-def test_a_character_may_be_of_several_tokens() -> None:
+def test_a_character_may_consist_of_several_tokens() -> None:
     found = words(b" caf", b"\xc3", b"\xa9", b" \xf0\x9f", b"\x98\x80", b" and")
     assert [(word.text, word.start, word.end) for word in found] == [(" café 😀", 0, 3), (" and", 5, 6)]
     assert [word.tokens for word in found] == [(0, 1, 2, 3, 4), (5,)]
 
 
-def test_bytes_that_are_no_text_end_somewhere() -> None:
+def test_invalid_bytes_do_not_swallow_later_words() -> None:
     assert [word.text[-4:] for word in words(*[b"\xff"] * 6, b" and", b" so")] == [" and", " so"]
 
 
-def test_a_word_lasts_as_long_as_it_is_spoken() -> None:
-    """Punctuation takes no time, whatever the alignment gives it; its probability does not count."""
+def test_a_words_time_excludes_punctuation() -> None:
+    """Punctuation takes no time, whatever the alignment says; its probability does not count."""
     (first, second) = words('"', "Yes", ",", " no", times=[0, 0.5, 0.9, 3, 3.4])
     assert (first.text, first.start, first.end, first.probability) == ('"Yes,', 0.5, 0.9, 1 / 2)
     assert (second.start, second.end) == (3, 3.4)
@@ -76,7 +76,7 @@ texts = st.sampled_from([" a", "b", " 'c", "'", ",", " -", " ", "你", "好", "�
     times=st.lists(st.floats(-5, 40), min_size=21, max_size=21),
     duration_s=st.floats(0.1, 30),
 )
-def test_nothing_is_lost_and_times_never_go_back(
+def test_no_token_is_lost_and_times_never_go_back(
     tokens: list[str], times: list[float], duration_s: float
 ) -> None:
     found = words(*tokens, times=times, duration_s=duration_s)
@@ -108,7 +108,7 @@ def spoken(*spans: tuple[float, float]) -> list[Word]:
     ],
     ids=["begin", "end", "of-the-one-before", "of-the-next", "nobodys", "a-low-voice", "short", "short-end"],
 )
-def test_pauses_are_taken_out(
+def test_words_do_not_extend_into_pauses(
     spans: list[tuple[float, float]], pause: tuple[float, float], expected: list[tuple[float, float]]
 ) -> None:
     found = settle(spoken(*spans), [Pause(*pause)])
@@ -121,7 +121,9 @@ moments = st.lists(st.floats(0, 30), max_size=16).map(sorted)
 
 
 @given(of_words=moments, of_pauses=moments)
-def test_settled_words_are_in_order_and_not_in_pauses(of_words: list[float], of_pauses: list[float]) -> None:
+def test_settled_words_are_ordered_and_contain_no_pause(
+    of_words: list[float], of_pauses: list[float]
+) -> None:
     before = spoken(*zip(of_words[::2], of_words[1::2], strict=False))
     pauses = [Pause(*span) for span in zip(of_pauses[::2], of_pauses[1::2], strict=False)]
     found = settle(before, pauses)

@@ -1,4 +1,4 @@
-"""What users see when engines fail, crash or hang: the whole program with the toy engine."""
+"""Engines that fail, crash or hang, as users see them: the whole program with the toy engine."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_only_the_job_at_fault_fails(
     assert transcribe(shared, tones[4.0], model).text == "transcribe 4.00 s"
 
 
-def test_an_engine_killed_while_idle_is_there_for_the_next_job(
+def test_an_engine_killed_while_idle_is_restarted_for_the_next_job(
     daemon: RunningDaemon, toy: Callable[..., str], tones: dict[float, Path]
 ) -> None:
     model = toy()
@@ -83,7 +83,7 @@ def test_an_engine_killed_while_idle_is_there_for_the_next_job(
     assert len(loads(model)) == 2
 
 
-def test_an_engine_that_always_crashes_is_left_alone(
+def test_an_engine_that_keeps_crashing_is_not_restarted_forever(
     daemon: RunningDaemon, toy: Callable[..., str], tones: dict[float, Path]
 ) -> None:
     model = toy(load_signal="SIGSEGV")
@@ -96,7 +96,7 @@ def test_an_engine_that_always_crashes_is_left_alone(
     assert transcribe(daemon, tones[3.0], model).text == "transcribe 3.00 s", "the next request tries again"
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process that holds the interpreter stays")
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process that holds the GIL survives")
 @pytest.mark.parametrize("stuck", ["loop", "sleep"])
 def test_no_worker_outlives_the_daemon(
     daemon: RunningDaemon, toy: Callable[..., str], tones: dict[float, Path], stuck: str
@@ -114,7 +114,7 @@ def test_no_worker_outlives_the_daemon(
 
 
 @pytest.mark.parametrize("stuck", ["loop", "sleep"])
-def test_an_engine_that_hangs_holds_up_neither_cancelling_nor_the_end(
+def test_a_hung_engine_delays_neither_cancelling_nor_shutdown(
     make_daemon: Callable[..., RunningDaemon], toy: Callable[..., str], tones: dict[float, Path], stuck: str
 ) -> None:
     daemon = make_daemon()
@@ -132,13 +132,13 @@ def test_an_engine_that_hangs_holds_up_neither_cancelling_nor_the_end(
     assert not any(child.is_running() for child in children)
 
 
-def test_what_an_engine_prints_is_no_message(
+def test_an_engines_output_is_not_taken_for_a_message(
     shared: RunningDaemon, toy: Callable[..., str], tones: dict[float, Path]
 ) -> None:
     assert transcribe(shared, tones[3.0], toy(chatter=True)).text == "transcribe 3.00 s"
 
 
-def test_very_long_texts_arrive_whole(
+def test_very_long_texts_arrive_complete(
     shared: RunningDaemon, toy: Callable[..., str], tones: dict[float, Path]
 ) -> None:
     transcript = transcribe(shared, tones[50.0], toy(segments=3000, characters=500))

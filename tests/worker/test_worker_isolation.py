@@ -1,4 +1,4 @@
-"""Which libraries a running worker has in its memory: those of its bundle, and no others."""
+"""A running worker has only the libraries of its bundle in memory."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from whisperd_testing import AUDIO, RunningDaemon, runtime_with
 
 pytestmark = [
     pytest.mark.anyio,
-    pytest.mark.skipif(sys.platform != "linux", reason="looks at the maps of a process"),
+    pytest.mark.skipif(sys.platform != "linux", reason="reads the memory maps of a process"),
     pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler"),
 ]
 
 NAMES = ("libcublas.so.12", "libgomp.so.1", "libopenblas.so.0")
-"""As the libraries are called that programs get from elsewhere by mistake."""
+"""Names of libraries that programs pick up from elsewhere by mistake."""
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def toy_engine_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A shared library; a copy of it can be called anything."""
+    """A shared library, copies of which can have any name."""
     folder = tmp_path_factory.mktemp("library")
     source = folder / "library.c"
     source.write_text("int nothing(void) { return 0; }\n")
@@ -44,7 +44,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def make_bundle(tmp_path: Path, library: Path) -> Callable[[str], Path]:
-    """Makes bundles that have all of these libraries where NVIDIA's wheels have them."""
+    """Return a factory of bundles with all these libraries in the same place as in NVIDIA's wheels."""
 
     def make(name: str) -> Path:
         folder = tmp_path / name / "nvidia" / "cublas" / "lib"
@@ -58,7 +58,7 @@ def make_bundle(tmp_path: Path, library: Path) -> Callable[[str], Path]:
 
 @pytest.fixture
 def decoys(tmp_path: Path, library: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Libraries of the same names, to which the daemon's environment points in every way there is."""
+    """Libraries of the same names, to which the daemon's environment points in every possible way."""
     folder = tmp_path / "decoys"
     folder.mkdir()
     for each in (*NAMES, "libpreloaded.so"):
@@ -71,7 +71,7 @@ def decoys(tmp_path: Path, library: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 
 def mapped(pid: int) -> set[Path]:
-    """The shared libraries in the memory of a process."""
+    """Return the shared libraries in the memory of a process."""
     fields = (line.split(maxsplit=5) for line in Path(f"/proc/{pid}/maps").read_text().splitlines())
     return {Path(each[5]) for each in fields if len(each) == 6 and ".so" in each[5]}
 
@@ -83,7 +83,7 @@ def mapped_below(pid: int, *folders: Path) -> set[Path]:
 OPENS = {"TOY_LIBRARIES": " ".join(NAMES)}
 
 
-async def test_two_workers_have_the_libraries_of_their_bundles_alone(
+async def test_each_worker_has_only_its_bundles_libraries(
     toy: Callable[..., str], make_bundle: Callable[[str], Path], decoys: Path
 ) -> None:
     one, other = make_bundle("one"), make_bundle("other")
@@ -98,7 +98,7 @@ async def test_two_workers_have_the_libraries_of_their_bundles_alone(
             assert found == {bundle / "nvidia" / "cublas" / "lib" / name for name in NAMES}
 
 
-async def test_a_library_that_a_bundle_lacks_is_not_taken_from_elsewhere(
+async def test_a_library_missing_from_a_bundle_is_not_taken_from_elsewhere(
     toy: Callable[..., str], make_bundle: Callable[[str], Path], decoys: Path
 ) -> None:
     bundle = make_bundle("one")
@@ -110,10 +110,10 @@ async def test_a_library_that_a_bundle_lacks_is_not_taken_from_elsewhere(
     assert NAMES[0] in raised.value.message
 
 
-async def test_a_module_beside_whisperd_brings_no_library(
+async def test_a_module_next_to_whisperd_brings_no_library(
     toy: Callable[..., str], make_bundle: Callable[[str], Path], decoys: Path, tmp_path: Path
 ) -> None:
-    """As a library in the bundle does that uses PyTorch if there is one."""
+    """Like a library in the bundle that uses PyTorch if it is installed."""
     bundle = make_bundle("one")
     shutil.copy(Path(BACKENDS, "toy_backend.py"), bundle)
     source = "try:\n    import torch\nexcept ImportError:\n    torch = None\nfrom toy_backend import load\n"
@@ -122,7 +122,7 @@ async def test_a_module_beside_whisperd_brings_no_library(
         assert mapped_below(worker.pid, decoys) == set()
 
 
-async def test_an_engine_without_a_bundle_has_what_this_computer_has(
+async def test_an_engine_without_a_bundle_uses_this_computers_libraries(
     toy: Callable[..., str], decoys: Path
 ) -> None:
     async with open_worker(None, ENGINE, LoadParams(model_path=toy()), environment=OPENS) as worker:
@@ -130,7 +130,7 @@ async def test_an_engine_without_a_bundle_has_what_this_computer_has(
 
 
 @pytest.mark.real
-def test_real_bundles_beside_libraries_of_the_same_names(
+def test_real_bundles_ignore_other_libraries_of_the_same_names(
     make_daemon: Callable[..., RunningDaemon], decoys: Path, library: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(decoys))  # without the toy engine
@@ -148,11 +148,11 @@ def test_real_bundles_beside_libraries_of_the_same_names(
     assert mapped_below(worker.pid, bundle), "its own libraries are in the bundle"
     bundles = [path for path in bundle.parents[1].glob("*/*") if path.is_dir()]
     others = [path for path in bundles if path.resolve() != bundle]
-    assert others, "there is the decoder's"
+    assert others, "at least the decoder's bundle"
     assert mapped_below(worker.pid, *others) == set()
 
 
-async def test_a_variant_has_variables_of_its_own(
+async def test_a_variant_has_its_own_environment_variables(
     toy: Callable[..., str], make_bundle: Callable[[str], Path]
 ) -> None:
     model, bundle = toy(), make_bundle("one")
@@ -167,6 +167,6 @@ async def test_a_variant_has_variables_of_its_own(
 
 
 def environment(pid: int) -> dict[str, str]:
-    """The environment that a process was started with."""
+    """Return the environment that a process was started with."""
     entries = Path(f"/proc/{pid}/environ").read_text().split("\0")
     return dict(entry.split("=", 1) for entry in entries if "=" in entry)

@@ -1,4 +1,4 @@
-"""Worker processes, real ones, with the toy engine: what they answer, and how they end."""
+"""Real worker processes with the toy engine: their answers, and how they end."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_a_worker_loads_and_transcribes(toy: Callable[..., str]) -> None:
     assert loads(model) == [{"pid": worker.pid, "replicas": 2, "threads": 3}]
 
 
-async def test_batches_are_computed_at_the_same_time(toy: Callable[..., str]) -> None:
+async def test_batches_are_computed_concurrently(toy: Callable[..., str]) -> None:
     model = toy()
     hold = Path(model) / "hold"
     hold.touch()
@@ -67,7 +67,7 @@ def batch_of_groups(count: int) -> BatchParams:
     return BatchParams(windows=windows, options=DecodeOptions(language="en"))
 
 
-async def test_a_batch_that_nobody_wants_ends_and_the_worker_lives(toy: Callable[..., str]) -> None:
+async def test_an_unwanted_batch_is_aborted_and_the_worker_lives(toy: Callable[..., str]) -> None:
     model = toy(cancels=True)
     hold, unwanted = Path(model) / "hold", Unwanted()
     hold.touch()
@@ -84,7 +84,7 @@ async def test_a_batch_that_nobody_wants_ends_and_the_worker_lives(toy: Callable
 
 
 @pytest.mark.parametrize("cancels", [True, False])
-async def test_what_is_wanted_of_a_batch_is_computed(toy: Callable[..., str], cancels: bool) -> None:
+async def test_the_wanted_windows_of_a_batch_are_computed(toy: Callable[..., str], cancels: bool) -> None:
     model = toy(cancels=cancels)
     hold, unwanted = Path(model) / "hold", Unwanted()
     hold.touch()
@@ -105,7 +105,7 @@ async def test_what_is_wanted_of_a_batch_is_computed(toy: Callable[..., str], ca
     assert [bool(one.segments) for one in results] == ([False, True, False] if cancels else [True] * 3)
 
 
-async def test_a_death_under_a_batch_that_nobody_wants(toy: Callable[..., str]) -> None:
+async def test_a_worker_dies_during_an_unwanted_batch(toy: Callable[..., str]) -> None:
     model = toy(cancels=True)
     (Path(model) / "hold").touch()
     unwanted = Unwanted()
@@ -129,7 +129,7 @@ async def test_an_engine_may_refuse_a_batch(toy: Callable[..., str]) -> None:
         assert len(await worker.transcribe(batch(1.0))) == 1
 
 
-async def test_an_exception_of_an_engine_is_an_error_and_is_logged(
+async def test_an_exception_in_an_engine_is_raised_and_logged(
     toy: Callable[..., str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def late(_child: ServedChild, _stream: object) -> None:
@@ -143,18 +143,18 @@ async def test_an_exception_of_an_engine_is_an_error_and_is_logged(
         assert "flux capacitor" in raised.value.message
         assert raised.value.data == {"exception": "ArithmeticError"}
         assert not worker.died.is_set()
-    assert "in _misbehave" in caplog.text, "the traceback is what `daemon logs` has to show"
+    assert "in _misbehave" in caplog.text, "the log contains the traceback, for `daemon logs`"
 
 
 @pytest.mark.parametrize("odd_answer", ["too_few", "no_result", "not_utf8"])
-async def test_an_engine_that_answers_nonsense(toy: Callable[..., str], odd_answer: str) -> None:
+async def test_an_invalid_answer_of_an_engine(toy: Callable[..., str], odd_answer: str) -> None:
     async with worker_for(toy(odd_answer=odd_answer)) as worker:
         with pytest.raises(WhisperdError) as raised:
             await worker.transcribe(batch(1.0))
         assert raised.value.code == "worker.bad_answer"
 
 
-async def test_an_engine_that_hangs_is_killed_after_a_while(toy: Callable[..., str]) -> None:
+async def test_an_engine_that_hangs_is_killed_after_a_timeout(toy: Callable[..., str]) -> None:
     patience = Patience(batch_s=0.2, batch_per_audio_s=0.1)
     async with open_worker(None, ENGINE, LoadParams(model_path=toy(stuck="sleep")), patience) as worker:
         with pytest.raises(WorkerDied) as raised, anyio.fail_after(LIMIT_S):
@@ -163,7 +163,7 @@ async def test_an_engine_that_hangs_is_killed_after_a_while(toy: Callable[..., s
         assert not psutil.pid_exists(worker.pid)
 
 
-async def test_a_worker_that_does_not_even_read_is_killed_after_a_while(toy: Callable[..., str]) -> None:
+async def test_a_worker_that_does_not_read_is_killed_after_a_timeout(toy: Callable[..., str]) -> None:
     patience = Patience(batch_s=0.2, batch_per_audio_s=0)
     async with open_worker(None, ENGINE, LoadParams(model_path=toy()), patience) as worker:
         psutil.Process(worker.pid).suspend()
@@ -192,7 +192,7 @@ async def test_a_load_that_hangs_is_given_up(toy: Callable[..., str]) -> None:
         (str(Path("mine").absolute()), "mine is complete, or download or copy the model again"),
     ],
 )
-async def test_what_to_do_about_a_model_can_be_typed(
+async def test_the_fix_for_a_model_contains_a_usable_command(
     toy: Callable[..., str], name: str | None, fix: str
 ) -> None:
     params = LoadParams(model_path=toy(load_error="bad magic"), model_name=name)
@@ -202,7 +202,7 @@ async def test_what_to_do_about_a_model_can_be_typed(
     assert fix in raised.value.fix
 
 
-async def test_what_to_do_about_a_library_can_be_typed(toy: Callable[..., str]) -> None:
+async def test_the_fix_for_a_library_contains_a_usable_command(toy: Callable[..., str]) -> None:
     params = LoadParams(model_path=toy(), bundle_name="toy-cpu")
     with pytest.raises(WhisperdError) as raised:
         async with open_worker(None, "no_such_module:load", params):
@@ -246,10 +246,11 @@ async def test_a_bundle_comes_first_on_the_path(toy: Callable[..., str], tmp_pat
 
 @posix_only
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGSEGV", "SIGABRT"])
-async def test_a_death_in_mid_batch_is_noticed_at_once(
+async def test_a_death_during_a_batch_is_noticed_at_once(
     toy: Callable[..., str], name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("whisperd.rpc.served_child.DEATH_TIMEOUT_S", 3600)  # for one that only hung up
+    # This timeout is for a worker that only closed its pipes.
+    monkeypatch.setattr("whisperd.rpc.served_child.DEATH_TIMEOUT_S", 3600)
     model = toy()
     hold = Path(model) / "hold"
     hold.touch()
@@ -276,7 +277,7 @@ async def test_a_death_in_mid_batch_is_noticed_at_once(
 
 
 @posix_only
-async def test_a_signal_without_a_name(toy: Callable[..., str]) -> None:
+async def test_a_death_by_an_unnamed_signal(toy: Callable[..., str]) -> None:
     async with worker_for(toy()) as worker:
         os.kill(worker.pid, 40)  # a real-time signal
         await worker.died.wait()
@@ -284,7 +285,7 @@ async def test_a_signal_without_a_name(toy: Callable[..., str]) -> None:
 
 
 @posix_only
-async def test_a_death_in_loading_says_what_the_engine_said(toy: Callable[..., str]) -> None:
+async def test_a_death_during_loading_includes_the_engines_last_words(toy: Callable[..., str]) -> None:
     with pytest.raises(WorkerDied) as raised:
         async with worker_for(toy(load_signal="SIGILL", chatter=True)):
             pass
@@ -293,7 +294,7 @@ async def test_a_death_in_loading_says_what_the_engine_said(toy: Callable[..., s
     assert not descendants()
 
 
-async def test_what_a_library_prints_does_not_break_the_stream(toy: Callable[..., str]) -> None:
+async def test_a_librarys_output_does_not_break_the_stream(toy: Callable[..., str]) -> None:
     async with worker_for(toy(chatter=True)) as worker:
         for _ in range(3):
             assert len(await worker.transcribe(batch(1.0, 2.0))) == 2
@@ -307,14 +308,14 @@ async def test_results_may_be_huge(toy: Callable[..., str]) -> None:
         assert all(len(one.text) == 1_001 for one in results[0].segments)
 
 
-async def test_a_batch_of_a_giant_size_is_taken(toy: Callable[..., str]) -> None:
+async def test_a_very_large_batch_is_accepted(toy: Callable[..., str]) -> None:
     async with worker_for(toy()) as worker:
         assert len(await worker.transcribe(batch(*[30.0] * 64))) == 64
 
 
 @pytest.mark.slow
-async def test_results_beyond_every_measure_end_the_worker(toy: Callable[..., str]) -> None:
-    """A stream that is out of step, or an engine that runs amok, must not fill our memory."""
+async def test_excessive_results_end_the_worker(toy: Callable[..., str]) -> None:
+    """A stream that is out of step, or an engine that runs amok, must not fill the daemon's memory."""
     async with worker_for(toy(segments=70, characters=2**20)) as worker:
         with pytest.raises(WorkerDied) as raised:
             await worker.transcribe(batch(1.0))
@@ -353,9 +354,11 @@ anyio.run(main)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process that holds the interpreter stays")
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a process that holds the GIL survives")
 @pytest.mark.parametrize("stuck", ["loop", "sleep"])
-async def test_a_worker_dies_with_its_parent_whatever_it_does(toy: Callable[..., str], stuck: str) -> None:
+async def test_a_worker_dies_with_its_parent_whatever_it_is_doing(
+    toy: Callable[..., str], stuck: str
+) -> None:
     model = toy(stuck=stuck)
     paths = os.pathsep.join([BACKENDS, str(Path(__file__).parents[1])])
     parent = subprocess.Popen([sys.executable, "-c", PARENT, model], env={**os.environ, "PYTHONPATH": paths})
@@ -372,14 +375,14 @@ async def test_a_worker_dies_with_its_parent_whatever_it_does(toy: Callable[...,
 @pytest.mark.parametrize(
     ("kills", "code"),
     [
-        ([4, 5], "memory.not_enough"),  # counted when it started, and when it died
+        ([4, 5], "memory.not_enough"),  # the counts at the start and at the death
         ([4, 4], None),
         ([None, 5], None),
         ([4, None], None),
     ],
 )
 @posix_only
-async def test_a_worker_that_is_killed_while_the_system_counts(
+async def test_a_kill_counted_by_the_system_is_a_lack_of_memory(
     toy: Callable[..., str], monkeypatch: pytest.MonkeyPatch, kills: list[int | None], code: str | None
 ) -> None:
     before, after = kills
@@ -395,10 +398,10 @@ async def test_a_worker_that_is_killed_while_the_system_counts(
 
 @posix_only
 @pytest.mark.parametrize(("name", "code"), [("SIGKILL", "memory.not_enough"), ("SIGSEGV", None)])
-async def test_the_memory_of_a_dead_worker_takes_long_to_free(
+async def test_a_dead_workers_memory_takes_long_to_free(
     toy: Callable[..., str], monkeypatch: pytest.MonkeyPatch, name: str, code: str | None
 ) -> None:
-    """The system closes its pipes first: it is not gone yet when nobody waits for it any more."""
+    """The system closes its pipes first: the process may still exist when the wait for its end times out."""
     monkeypatch.setattr("whisperd.rpc.served_child.DEATH_TIMEOUT_S", 0)
     monkeypatch.setattr("whisperd.worker.process.count_kills", lambda: 4)
     async with worker_for(toy(load_memory=2**27)) as worker:
@@ -411,7 +414,7 @@ async def test_the_memory_of_a_dead_worker_takes_long_to_free(
 
 
 @posix_only
-async def test_a_worker_that_was_stuck_did_not_run_out_of_memory(
+async def test_a_hung_worker_did_not_run_out_of_memory(
     toy: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts = itertools.count()
@@ -425,7 +428,7 @@ async def test_a_worker_that_was_stuck_did_not_run_out_of_memory(
 
 @posix_only
 @pytest.mark.parametrize("behaviour", [{}, {"error": "not now"}])
-async def test_troubles_that_were_survived_are_not_what_it_died_of(
+async def test_warnings_before_the_last_answer_are_not_the_cause_of_death(
     toy: Callable[..., str], behaviour: dict[str, str]
 ) -> None:
     async with worker_for(toy(**behaviour)) as worker:
@@ -438,8 +441,8 @@ async def test_troubles_that_were_survived_are_not_what_it_died_of(
 
 
 @posix_only
-async def test_troubles_are_not_survived_because_a_cancel_is_answered(toy: Callable[..., str]) -> None:
-    """Another thread of the worker does that, while its engine fails."""
+async def test_an_answered_cancel_does_not_clear_the_last_warnings(toy: Callable[..., str]) -> None:
+    """Another thread of the worker answers it, while the engine fails."""
     async with worker_for(toy()) as worker:
         worker._child.since_answer = "std::bad_alloc"
         await worker._child.request("cancel", CancelParams(id=0, groups=(0,)), NoneType)
