@@ -1,4 +1,4 @@
-"""Calibration as a whole: a real daemon, and variants that crash, hang, talk nonsense or are slow."""
+"""Calibration as a whole: a real daemon, with variants that crash, hang, return nonsense or are slow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.real
 
 BACKENDS = str(Path(__file__).parent / "backends")
 SLOW_S = 0.05
-"""For each window, where the others take a few thousandths."""
+"""Seconds per window; the other variants take a few thousandths."""
 
 Many = Callable[..., RunningDaemon]
 
@@ -35,7 +35,7 @@ def model(tmp_path: Path) -> str:
 
 @pytest.fixture
 def many(make_daemon: Callable[..., RunningDaemon], tmp_path: Path) -> Many:
-    """Makes a daemon with variants of our own, and nothing else that could be tried."""
+    """Return a factory of daemons with these variants and nothing else to try."""
 
     def make(variants: dict[str, Any], settings: str = "", **env: str) -> RunningDaemon:
         daemon = make_daemon(
@@ -63,18 +63,18 @@ def trials_of(found: dict[str, Any], variant: str) -> list[dict[str, Any]]:
 
 
 def struck_out(found: dict[str, Any]) -> dict[str, str]:
-    """Of our own variants; the others cannot load a toy model."""
+    """Return our own variants that were ruled out; others cannot load a toy model."""
     struck = {one["variant"]: one["error"]["code"] for one in found["struck_out"] if one["tried"]}
     return {name: code for name, code in struck.items() if name.startswith("many-")}
 
 
 def loaded(client: Client, model: str, **fields: Any) -> dict[str, Any]:
-    """A runtime of the model, loaded."""
+    """Create a runtime of the model, and load it."""
     client.runtimes.create(name="one", model=model, **fields)
     return client.runtimes.load("one")
 
 
-def test_what_is_broken_is_struck_out_and_the_fastest_that_works_is_used(many: Many, model: str) -> None:
+def test_broken_variants_are_ruled_out_and_the_fastest_working_one_is_used(many: Many, model: str) -> None:
     daemon = many(
         {
             "crashing-load": {"load_signal": "SIGABRT"},
@@ -107,8 +107,8 @@ def test_what_is_broken_is_struck_out_and_the_fastest_that_works_is_used(many: M
     assert "many-mad was ruled out:\n  It got" in shown
 
 
-def test_what_was_measured_decides_wherever_nothing_was_said(many: Many, model: str) -> None:
-    """Two replicas get in each other's way here: one with all the threads is faster."""
+def test_measurements_decide_what_is_not_set_explicitly(many: Many, model: str) -> None:
+    """Two replicas slow each other down here: one with all the threads is faster."""
     daemon = many({"first": {"per_replica": 10, "window_s": 0.003}, "second": {"window_s": SLOW_S}})
     with daemon.connect() as client:
         found = calibrated(client, model)
@@ -128,7 +128,7 @@ def test_what_was_measured_decides_wherever_nothing_was_said(many: Many, model: 
         assert (explicit["workers"], explicit["cpu_threads"], explicit["batch_size"]) == (3, 1, 7)
 
 
-def test_it_outlives_the_daemon_until_it_is_forgotten(many: Many, model: str) -> None:
+def test_a_result_survives_a_restart_until_it_is_forgotten(many: Many, model: str) -> None:
     variants = {"slow": {"window_s": SLOW_S}, "fast": {}}
     daemon = many(variants)
     with daemon.connect() as client:
@@ -149,7 +149,7 @@ def test_it_outlives_the_daemon_until_it_is_forgotten(many: Many, model: str) ->
     daemon.wait()
 
 
-def test_with_other_variants_versions_and_settings_it_counts_no_more(
+def test_a_result_no_longer_applies_to_other_variants_versions_or_settings(
     many: Many, model: str, tmp_path: Path
 ) -> None:
     daemon = many({"slow": {"window_s": SLOW_S}, "fast": {}})
@@ -173,8 +173,8 @@ def test_with_other_variants_versions_and_settings_it_counts_no_more(
     assert f"This result no longer applies: {'; '.join(changed)}." in said
 
 
-def test_a_job_goes_before(many: Many, model: str, tmp_path: Path, held_file: Path) -> None:
-    """While the second variant computes a batch that never ends, a job is done on the first."""
+def test_a_job_precedes_a_trial(many: Many, model: str, tmp_path: Path, held_file: Path) -> None:
+    """While the second variant computes a batch that never ends, a job runs on the first."""
     tone = write_tone(tmp_path / "tone.wav", 1.0)
     daemon = many({"first": {}, "second": {"hold": str(held_file)}}, LATE_S="60")
     with daemon.connect() as client, daemon.connect() as other:
@@ -193,7 +193,7 @@ def test_a_job_goes_before(many: Many, model: str, tmp_path: Path, held_file: Pa
     assert struck_out(found[0]).get("many-second") is None
 
 
-def test_it_takes_no_memory_that_somebody_has(many: Many, model: str, tmp_path: Path) -> None:
+def test_calibration_does_not_take_memory_in_use(many: Many, model: str, tmp_path: Path) -> None:
     daemon = many(
         {"only": {}}, "[runtime]\nmemory_bytes = 1500000\n", NEED_BYTES="1000000", WHISPERD_CALIBRATE="0"
     )
@@ -207,7 +207,7 @@ def test_it_takes_no_memory_that_somebody_has(many: Many, model: str, tmp_path: 
         assert client.runtimes.show("one")["status"] == "loaded"
 
 
-def test_it_begins_by_itself_once_the_default_is_loaded(many: Many, model: str) -> None:
+def test_calibration_starts_automatically_once_the_default_is_loaded(many: Many, model: str) -> None:
     daemon = many(
         {"slow": {"window_s": SLOW_S}, "fast": {}},
         "[daemon]\ncalibrate_after_s = 0\n",
@@ -221,12 +221,12 @@ def test_it_begins_by_itself_once_the_default_is_loaded(many: Many, model: str) 
             shown = client.runtimes.show(name)
             return shown["status"] == "loaded" and shown["variant"] == "many-fast"
 
-        # A dozen workers are started for it: minutes on a busy computer, to which asking adds.
-        until(is_used, "the default to be loaded as what is fastest", 4 * LIMIT_S, every_s=0.2)
+        # A dozen workers are started: minutes on a busy computer, which polling slows further.
+        until(is_used, "the default to be loaded as the fastest variant", 4 * LIMIT_S, every_s=0.2)
         assert client.calibration.show()["chosen"]["variant"] == "many-fast"
 
 
-def test_whoever_interrupts_it_leaves_nothing_behind(many: Many, model: str, held_file: Path) -> None:
+def test_an_interrupted_calibration_leaves_nothing_behind(many: Many, model: str, held_file: Path) -> None:
     daemon = many({"only": {"hold": str(held_file)}})
     calibrating = subprocess.Popen(
         [sys.executable, "-P", "-m", "whisperd.cli.main", "calibrate", model],
@@ -241,13 +241,13 @@ def test_whoever_interrupts_it_leaves_nothing_behind(many: Many, model: str, hel
     calibrating.send_signal(signal.SIGINT)
     calibrating.communicate()
     assert calibrating.returncode == 130
-    until(lambda: not daemon.workers(), "the worker to be gone")
+    until(lambda: not daemon.workers(), "the worker to end")
     with daemon.connect() as client:
-        until(lambda: client.daemon.status()["calibrating"] is None, "it to be over")
+        until(lambda: client.daemon.status()["calibrating"] is None, "the calibration to end")
     assert daemon.ctl("calibrate", model, "--show").status == 4
 
 
-def test_as_json_it_is_one_document(many: Many, model: str) -> None:
+def test_json_output_is_one_document(many: Many, model: str) -> None:
     daemon = many({"only": {}})
     done = daemon.ctl("calibrate", model, "--json")
     assert done.err == ""

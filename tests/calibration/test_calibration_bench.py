@@ -1,4 +1,4 @@
-"""One setting on one worker: what is computed, and what becomes of an engine that is slow, stuck or wrong."""
+"""Trials of one setting on one worker: what is computed, and how slow, hung or wrong engines are judged."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NO_LIMITS = Limits(left_s=math.inf, patience_s=math.inf, fastest=0.0)
 
 
 class FakeWorker:
-    """Hears what is said, and takes the time it is told to, by a clock of its own."""
+    """Transcribes what is said, and takes as long as it is told, by its own clock."""
 
     def __init__(self, batch_s: float = 1.0, hears: Callable[[str], str] = lambda text: text) -> None:
         self.batches: list[int] = []
@@ -72,7 +72,9 @@ def bench(worker: FakeWorker) -> Bench:
 
 
 @given(replicas=st.integers(1, 16), batch_size=st.integers(1, 32))
-def test_every_replica_has_full_batches_and_every_recording_is_heard(replicas: int, batch_size: int) -> None:
+def test_every_replica_has_full_batches_and_every_recording_is_transcribed(
+    replicas: int, batch_size: int
+) -> None:
     setting = msgspec.structs.replace(SETTING, replicas=replicas, batch_size=batch_size)
     work = portions(setting, samples())
     clips = [sample for sample in samples() if sample.duration_s < CLIP_S]
@@ -90,7 +92,7 @@ def test_a_long_file_has_windows_of_all_lengths() -> None:
     assert lengths_s[0] < 6 < lengths_s[1] < 10 < lengths_s[2] < 15 < 20 < lengths_s[3] < 26
 
 
-def test_of_several_texts_of_a_recording_the_worst_counts() -> None:
+def test_the_worst_text_of_a_recording_counts() -> None:
     work = portions(SETTING, samples())
     results = [(portion, [heard(sample.text) for sample in portion.samples]) for portion in work]
     assert wrong_words(results) == 0
@@ -100,27 +102,31 @@ def test_of_several_texts_of_a_recording_the_worst_counts() -> None:
     assert wrong_words([(portion, worse), *results[1:]]) == lost
 
 
-async def test_where_a_pass_is_short_the_fastest_of_several_counts() -> None:
+async def test_the_fastest_of_several_short_passes_counts() -> None:
     worker = FakeWorker(batch_s=0.05)
     trial = await bench(worker).measure(SETTING, FASTER_THAN)
     a_pass = portions(SETTING, samples())
-    assert len(worker.batches) == SETTING.replicas + 3 * len(a_pass), "the first clips are no part of it"
+    assert len(worker.batches) == SETTING.replicas + 3 * len(a_pass), (
+        "the warm-up clips are not part of a pass"
+    )
     assert worker.most_at_once == SETTING.replicas
     assert (trial.outcome, trial.errors) == ("measured", 0)
     assert trial.speed == pytest.approx(audio_s(a_pass) / (0.05 * len(a_pass)))
     assert len(trial.speeds) == 1
 
 
-async def test_what_takes_long_is_computed_once() -> None:
+async def test_a_long_pass_is_computed_once() -> None:
     worker = FakeWorker(batch_s=3.0)
     subject = bench(worker)
     await subject.measure(SETTING, FASTER_THAN)
     assert len(worker.batches) == SETTING.replicas + len(portions(SETTING, samples()))
     await subject.measure(SETTING, FASTER_THAN)
-    assert len(worker.batches) == SETTING.replicas + 2 * len(portions(SETTING, samples())), "it is warm"
+    assert len(worker.batches) == SETTING.replicas + 2 * len(portions(SETTING, samples())), (
+        "the worker is already warm"
+    )
 
 
-async def test_while_nothing_is_known_every_text_is_looked_at_once() -> None:
+async def test_the_first_trial_checks_every_text_once() -> None:
     worker = FakeWorker(batch_s=3.0)
     trial = await bench(worker).measure(SETTING, NO_LIMITS)
     assert sum(worker.batches) == len(windows(samples())) + len(portions(SETTING, samples())) - 2
@@ -130,7 +136,7 @@ async def test_while_nothing_is_known_every_text_is_looked_at_once() -> None:
 async def test_wrong_words_are_counted() -> None:
     worker = FakeWorker(hears=lambda text: text.replace("Americans", "Canadians"))
     trial = await bench(worker).measure(SETTING, NO_LIMITS)
-    assert trial.errors == 2, "in two windows, of which one is joined"
+    assert trial.errors == 2, "two windows contain the word, one of them joined"
     assert trial.words == count_words(portions(SETTING, samples()))
     assert trial.words > sum(len(words(sample.text)) for sample in samples())
 
@@ -144,24 +150,24 @@ async def test_a_hopeless_setting_is_given_up(answers: int, outcome: str) -> Non
     assert trial.outcome == outcome
     assert trial.problem is not None
     assert trial.problem["code"] == f"calibration.{outcome}"
-    assert subject.is_spent, "it may still be at work"
+    assert subject.is_spent, "the worker may still be computing"
 
 
-async def test_while_nothing_is_known_only_silence_is_too_slow() -> None:
+async def test_in_the_first_trial_only_a_hang_is_too_slow() -> None:
     worker = FakeWorker()
     worker.stuck_from = 0
     trial = await bench(worker).measure(SETTING, Limits(left_s=math.inf, patience_s=0.01, fastest=0.0))
     assert trial.outcome == "stuck"
 
 
-async def test_a_trial_that_the_budget_cuts_off_says_nothing() -> None:
+async def test_a_trial_cut_off_by_the_budget_has_no_result() -> None:
     worker = FakeWorker()
     worker.stuck_from = 2
     with pytest.raises(OutOfTime):
         await bench(worker).measure(SETTING, Limits(left_s=0.01, patience_s=math.inf, fastest=0.0))
 
 
-async def test_of_several_replicas_that_fail_one_tells_why() -> None:
+async def test_if_several_replicas_fail_one_error_is_raised() -> None:
     class Refusing(FakeWorker):
         async def transcribe(self, batch: BatchParams) -> list[WindowResult]:
             raise WhisperdError("toy.error", "This is refused.", "")

@@ -1,4 +1,4 @@
-"""What was measured decides where a preset leaves something open, and nowhere else."""
+"""Measurements decide what a preset leaves open, and nothing else."""
 
 from __future__ import annotations
 
@@ -89,11 +89,11 @@ async def ranked(**fields: Any) -> list[str]:
     return [variant.name for _, variant in await calibrator().ranked(preset(**fields), USABLE)]
 
 
-async def test_the_fastest_comes_first_and_what_is_broken_last() -> None:
+async def test_the_fastest_comes_first_and_a_broken_variant_last() -> None:
     assert await ranked() == ["new-cpu", "old-cpu", "bad-cpu"]
 
 
-async def test_where_nothing_was_measured_the_order_stays() -> None:
+async def test_without_measurements_the_order_is_unchanged() -> None:
     assert await ranked(model="small") == ["bad-cpu", "old-cpu", "new-cpu"]
     elsewhere = await calibrator("there").ranked(preset(), USABLE)
     assert elsewhere == USABLE
@@ -108,7 +108,7 @@ async def test_where_nothing_was_measured_the_order_stays() -> None:
         ({"workers": 2, "backend": "old"}, "old-cpu"),
     ],
 )
-async def test_it_is_the_fastest_of_those_that_a_preset_leaves(fields: dict[str, Any], first: str) -> None:
+async def test_the_fastest_setting_that_a_preset_allows_decides(fields: dict[str, Any], first: str) -> None:
     assert (await ranked(**fields))[0] == first
 
 
@@ -116,16 +116,16 @@ async def tuning(variant: Variant, **fields: Any) -> Tuning | None:
     return await calibrator().tuning(preset(**fields), Backend("old", "", (variant,)), variant)
 
 
-async def test_what_is_said_is_not_tuned() -> None:
+async def test_explicit_values_are_not_tuned() -> None:
     assert await tuning(NEW) == Tuning(2, 1, 8, 1.0)
     assert await tuning(NEW, workers=1) == Tuning(1, 2, 4, 2.0)
-    assert await tuning(NEW, workers=7) is None, "nobody measured seven"
+    assert await tuning(NEW, workers=7) is None, "seven workers were not measured"
     assert await tuning(OLD, compute_type="float32") is None
     assert await tuning(BAD) is None
-    assert await tuning(NEW, device_index=(0,)) is None, "it is no GPU"
+    assert await tuning(NEW, device_index=(0,)) is None, "the variant has no GPU"
 
 
-def test_a_worker_is_loaded_as_it_was_measured() -> None:
+def test_a_worker_is_loaded_with_the_measured_setting() -> None:
     tuned = Tuning(workers=1, cpu_threads=2, batch_size=8, context_margin_s=1.0)
     prepared = Prepared(USABLE[1][0], OLD, None, Path("model"), tuned)
     params = load_params(preset(), prepared)
@@ -138,12 +138,12 @@ def test_a_worker_is_loaded_as_it_was_measured() -> None:
     "fields, size",
     [({}, 8), ({"batch_size": 2}, 2), ({"batched": False}, 1), ({"batch_size": 2, "batched": False}, 1)],
 )
-def test_the_size_of_batches_is_tuned_where_it_is_the_usual_one(fields: dict[str, Any], size: int) -> None:
+def test_the_batch_size_is_tuned_unless_it_was_changed(fields: dict[str, Any], size: int) -> None:
     prepared = Prepared(USABLE[1][0], OLD, None, Path("model"), Tuning(1, 2, 8, 1.0))
     assert Runtime(preset(**fields), prepared=prepared).batch_size == size
 
 
-def test_slow_computers_and_large_models_have_more_time() -> None:
+def test_slow_computers_and_large_models_get_more_time() -> None:
     assert budget_s([]) == MOST_BUDGET_S
     first = trial(setting("old-cpu"), 5.0)
     assert budget_s([msgspec.structs.replace(first, cost_s=2.0)]) == LEAST_BUDGET_S

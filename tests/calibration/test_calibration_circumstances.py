@@ -1,4 +1,4 @@
-"""When a calibration counts no more, and how that is said."""
+"""When a calibration no longer applies, and how this is reported."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ HERE = Circumstances(
 )
 
 
-def test_what_is_as_it_was_counts() -> None:
+def test_unchanged_circumstances_still_apply() -> None:
     kept = msgspec.json.decode(msgspec.json.encode(HERE), type=Circumstances)
     assert kept.fingerprint == HERE.fingerprint
     assert not list(kept.changes_since(HERE))
@@ -46,12 +46,12 @@ def test_what_is_as_it_was_counts() -> None:
         ({"variants": {**HERE.variants, "third-cpu": None}}, "third-cpu is new"),
     ],
 )
-def test_what_has_changed_is_said(changed: dict[str, Any], said: str) -> None:
+def test_each_change_is_described(changed: dict[str, Any], said: str) -> None:
     now = msgspec.structs.replace(HERE, **changed)
     assert now.fingerprint != HERE.fingerprint
     assert list(now.changes_since(HERE)) == [said]
 
 
-def test_all_that_has_changed_is_said() -> None:
+def test_all_changes_are_described() -> None:
     now = msgspec.structs.replace(HERE, cores=4, beam_size=1)
     assert list(now.changes_since(HERE)) == ["the number of cores is 4 and was 2", "beam_size is 1 and was 5"]

@@ -1,4 +1,4 @@
-"""Calibration makes way for work, and goes on when it is quiet."""
+"""Calibration yields to work, and resumes when the daemon is idle."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Work:
 
 
 async def settle() -> None:
-    """Let every task go as far as it can."""
+    """Let every task run as far as it can."""
     for _ in range(20):
         await checkpoint()
 
 
-async def test_work_interrupts() -> None:
+async def test_work_interrupts_calibration() -> None:
     work = Work()
     with work.idle.interruptible() as scope:
         work.begin()
@@ -40,7 +40,7 @@ async def test_work_interrupts() -> None:
     assert scope.cancelled_caught
 
 
-async def test_a_notice_of_no_work_interrupts_nothing() -> None:
+async def test_a_notice_without_work_interrupts_nothing() -> None:
     work = Work()
     with work.idle.interruptible() as scope:
         work.idle.notice()
@@ -48,7 +48,7 @@ async def test_a_notice_of_no_work_interrupts_nothing() -> None:
     assert not scope.cancelled_caught
 
 
-async def test_what_begins_while_there_is_work_is_interrupted_at_once() -> None:
+async def test_calibration_that_starts_during_work_is_interrupted_at_once() -> None:
     work = Work()
     work.begin()
     with work.idle.interruptible() as scope:
@@ -56,7 +56,7 @@ async def test_what_begins_while_there_is_work_is_interrupted_at_once() -> None:
     assert scope.cancelled_caught
 
 
-async def test_it_is_quiet_once_all_work_is_done() -> None:
+async def test_calibration_waits_until_all_work_is_done() -> None:
     work = Work()
     work.begin()
     order = []
@@ -75,7 +75,7 @@ async def test_it_is_quiet_once_all_work_is_done() -> None:
     assert order == ["end", "quiet"]
 
 
-async def test_work_in_between_begins_the_quiet_anew() -> None:
+async def test_work_restarts_the_quiet_period() -> None:
     work = Work()
     async with anyio.create_task_group() as tasks:
         with anyio.CancelScope() as waiting:
@@ -90,10 +90,10 @@ async def test_work_in_between_begins_the_quiet_anew() -> None:
 
             tasks.start_soon(disturb)
             await work.idle.quiet(3600)
-    assert waiting.cancelled_caught, "an hour is not over"
+    assert waiting.cancelled_caught, "the hour is not over"
 
 
-async def test_who_needs_the_memory_waits_until_it_is_given_back() -> None:
+async def test_work_waits_until_calibration_has_freed_its_memory() -> None:
     work = Work()
     order = []
 
@@ -104,12 +104,12 @@ async def test_who_needs_the_memory_waits_until_it_is_given_back() -> None:
             finally:
                 with anyio.CancelScope(shield=True):
                     await settle()
-                    order.append("given back")
+                    order.append("freed")
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(measure)
         await settle()
         await work.idle.vacated()
         order.append("taken")
-    assert order == ["given back", "taken"]
-    await work.idle.vacated()  # nobody is there
+    assert order == ["freed", "taken"]
+    await work.idle.vacated()  # no calibration is running

@@ -1,4 +1,4 @@
-"""How often calibration picks what is fast, on computers that others use and that its time is short for."""
+"""How often calibration picks a fast setting on computers in use, for which its time is short."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ from whisperd.calibration.planner import HOPELESS, best, fastest_speed, next_set
 from whisperd.calibration.values import Setting, Trial
 
 SEEDS = range(10_000, 10_500)
-"""None of those with which the search was made."""
+"""None of the seeds that were used while the search was developed."""
 LOAD_S = 0.7
 WINDOW_S, CLIPS_S = 12.2, 8.6
-"""Of the speech that a trial computes: a window on average, and what comes once."""
+"""Seconds of speech in a trial: the average window, and the clips that are computed once."""
 NOISE, DISTURBANCES = 0.02, 0.05
-"""How far times of the same thing are apart, and how many of them somebody else disturbs."""
+"""The spread of repeated measurements, and the share of them that other programs disturb."""
 
 
 def slopes(chance: random.Random, length: int) -> list[float]:
-    """Factors that rise to one peak and fall behind it, by up to 15 % at a step."""
+    """Return factors that rise to one peak and fall after it, by up to 15 % per step."""
     peak = chance.randrange(length)
     factors = [1.0] * length
     for place in reversed(range(peak)):
@@ -41,7 +41,7 @@ def slopes(chance: random.Random, length: int) -> list[float]:
 
 
 def computer(chance: random.Random) -> SimulatedComputer:
-    """With tiny.en, 40 to 90 times as fast as speech on two cores; other variants are slower."""
+    """Return a computer with tiny.en at 40 to 90 times real time on two cores; other variants are slower."""
     cores = chance.choice([1, 2, 2, 4, 8])
     fastest = chance.uniform(40, 90) * max(0.7, cores / 2)
     shares = [(0.9, 1.0), (0.4, 1.0), (0.1, 0.6), (0.1, 0.4)][: chance.randint(1, 4)]
@@ -59,7 +59,7 @@ def computer(chance: random.Random) -> SimulatedComputer:
 
 
 class Weather:
-    """What else a computer does: it becomes slower and faster, and is disturbed now and then."""
+    """Other load on a computer: its speed drifts, and is disturbed now and then."""
 
     def __init__(self, chance: random.Random) -> None:
         self._chance = chance
@@ -79,7 +79,7 @@ def tried(
     speed: float,
     trials: Sequence[Trial],
 ) -> Trial:
-    """What comes of a trial in which the speech is computed at a speed."""
+    """Return the result of a trial in which the speech is computed at this speed."""
     at_once = setting.replicas * setting.batch_size
     windows = at_once * math.ceil(8 / at_once) if trials else 4
     audio_s = CLIPS_S + WINDOW_S * windows
@@ -103,7 +103,7 @@ def tried(
 
 
 def share_of_the_best(seed: int) -> float:
-    """The true speed of what is picked, as a share of that of the best setting there is."""
+    """Return the true speed of the picked setting as a fraction of the best one's."""
     chance = random.Random(seed)
     subject, weather = computer(chance), Weather(chance)
     before: Setting | None = None
@@ -116,7 +116,7 @@ def share_of_the_best(seed: int) -> float:
     return subject.true_speed(chosen.setting) / subject.best_of_all()
 
 
-def test_what_is_picked_is_within_five_percent_of_the_best_nearly_always() -> None:
+def test_the_picked_setting_is_nearly_always_within_five_percent_of_the_best() -> None:
     shares = [share_of_the_best(seed) for seed in SEEDS]
     assert sum(share >= 0.95 for share in shares) >= 0.95 * len(shares)
     assert min(shares) >= 0.6

@@ -29,16 +29,16 @@ MARGINS_S = (1.0, 2.0, 4.0)
 
 @dataclass
 class SimulatedVariant:
-    """How fast a variant is: each thing that can be set multiplies its speed."""
+    """The speed of a variant, which is multiplied by a factor for each value that is set."""
 
     speed: float
     shapes: Sequence[float]
-    """By shape, as are the others by their values."""
+    """Factors by shape; the others are by their values."""
     batch_sizes: Sequence[float]
     margins: Sequence[float]
     errors: int = 3
     least_margin_s: float = 0.0
-    """With less of it there is one more wrong word."""
+    """With a smaller margin there is one more wrong word."""
     breaks: Callable[[Setting], bool] = lambda _setting: False
 
     def true_speed(self, candidate: Candidate, setting: Setting) -> float:
@@ -92,7 +92,7 @@ class SimulatedComputer:
         return self.variants[setting.variant].true_speed(of_variant, setting)
 
     def best_of_all(self) -> float:
-        """The true speed of the best setting there is."""
+        """Return the true speed of the best setting."""
         allowed = reference_errors(self.candidates, self.trials)
         assert allowed is not None
         return max(
@@ -124,14 +124,14 @@ def every_setting(one: Candidate) -> list[Setting]:
 
 
 def simulated(speed: float = 10.0, **options: object) -> SimulatedVariant:
-    """A variant like the one that was measured: replicas before threads, batches of four, small margins."""
+    """Return a variant like the measured one: replicas before threads, batches of four, small margins."""
     usual = {"shapes": (0.8, 1.0), "batch_sizes": (0.8, 0.9, 1.0, 0.95), "margins": (1.1, 1.0, 0.8)}
     return SimulatedVariant(speed=speed, **{**usual, **options})  # type: ignore[arg-type]
 
 
 @st.composite
 def single_peaks(draw: st.DrawFn, length: int) -> list[float]:
-    """Factors of at most 1 that rise to one peak and fall behind it."""
+    """Draw factors of at most 1 that rise to one peak and fall after it."""
     peak = draw(st.integers(0, length - 1))
     steps = draw(st.lists(st.floats(0.9, 1.0), min_size=length, max_size=length))
     factors = [1.0] * length
@@ -162,7 +162,7 @@ def computers(draw: st.DrawFn) -> SimulatedComputer:
 
 @given(computers())
 @settings(max_examples=examples(150))
-def test_what_is_chosen_is_within_five_percent_of_the_best(computer: SimulatedComputer) -> None:
+def test_the_chosen_setting_is_within_five_percent_of_the_best(computer: SimulatedComputer) -> None:
     chosen = computer.calibrate()
     assert chosen is not None
     assert computer.true_speed(chosen.setting) >= 0.95 * computer.best_of_all()
@@ -171,15 +171,15 @@ def test_what_is_chosen_is_within_five_percent_of_the_best(computer: SimulatedCo
 
 
 @given(computers(), st.floats(1, 60))
-def test_it_ends_within_its_budget(computer: SimulatedComputer, budget_s: float) -> None:
+def test_calibration_stays_within_its_budget(computer: SimulatedComputer, budget_s: float) -> None:
     computer.calibrate(budget_s)
-    # Only a trial of which nothing was known can have been too dear.
+    # Only a trial about which nothing was known can have been too expensive.
     dearest_s = max(trial.cost_s / max(1, len(trial.speeds)) for trial in computer.trials)
     assert sum(trial.cost_s for trial in computer.trials) - dearest_s <= budget_s
 
 
 def nearly_alike() -> SimulatedComputer:
-    """Variants between which the noise decides: each leads for a while."""
+    """Return variants so similar that the noise decides: each leads for a while."""
     even: dict[str, object] = {"shapes": (1.0, 1.0), "batch_sizes": (1.0,) * 4}
     margins = [(1.0, 1.0, 1.0)] * 3 + [(1.0, 0.875, 0.875)]
     variants = {f"variant-{n}": simulated(1.0, **even, margins=one) for n, one in enumerate(margins)}
@@ -189,8 +189,8 @@ def nearly_alike() -> SimulatedComputer:
 @given(computers(), st.sets(st.integers(0, 4)), st.sampled_from(["always", "batches of 8", "many replicas"]))
 @example(
     nearly_alike(), {0, 1}, "batches of 8"
-)  # those that might give a new reference were struck out themselves
-def test_a_variant_that_is_struck_out_is_never_chosen(
+)  # the variants that might give a new reference were ruled out themselves
+def test_a_variant_that_is_ruled_out_is_never_chosen(
     computer: SimulatedComputer, broken: set[int], when: str
 ) -> None:
     conditions: dict[str, Callable[[Setting], bool]] = {
@@ -209,11 +209,11 @@ def test_a_variant_that_is_struck_out_is_never_chosen(
     assert chosen.outcome == "measured"
     after_the_fault = {}
     for trial in computer.trials:
-        assert not after_the_fault.get(trial.setting.variant), "a struck-out variant is tried no more"
+        assert not after_the_fault.get(trial.setting.variant), "a ruled-out variant is not tried again"
         after_the_fault[trial.setting.variant] = trial.outcome == "failed"
 
 
-def test_on_the_computer_that_was_measured_it_takes_few_trials() -> None:
+def test_a_computer_like_the_measured_one_needs_few_trials() -> None:
     computer = SimulatedComputer({"cpu": simulated(), "slow": simulated(3)})
     chosen = computer.calibrate()
     assert chosen is not None
@@ -221,14 +221,14 @@ def test_on_the_computer_that_was_measured_it_takes_few_trials() -> None:
     assert len(computer.trials) <= 10
 
 
-def test_what_is_much_slower_is_tried_once() -> None:
+def test_a_much_slower_variant_is_tried_once() -> None:
     computer = SimulatedComputer({"fast": simulated(10), "slow": simulated(4)})
     computer.calibrate()
     assert sum(trial.setting.variant == "slow" for trial in computer.trials) == 1
 
 
 def test_a_tie_is_decided_by_priority() -> None:
-    """What is as fast but for the noise, which its own times show."""
+    """A tie is a difference within the noise, as repeated measurements show it."""
     picked = []
     for seed in range(20):
         alike = {"first": simulated(10), "second": simulated(10.001)}
@@ -239,14 +239,14 @@ def test_a_tie_is_decided_by_priority() -> None:
 
 
 @pytest.mark.parametrize("second, noise", [(11, 0.03), (10.1, 0.0)])
-def test_a_measurement_goes_before_the_priority(second: float, noise: float) -> None:
+def test_a_measured_difference_precedes_the_priority(second: float, noise: float) -> None:
     computer = SimulatedComputer({"first": simulated(10), "second": simulated(second)}, noise=noise)
     chosen = computer.calibrate()
     assert chosen is not None
     assert chosen.setting.variant == "second"
 
 
-def test_a_margin_with_which_the_text_gets_worse_is_not_taken() -> None:
+def test_a_margin_that_degrades_the_text_is_not_used() -> None:
     computer = SimulatedComputer({"cpu": simulated(least_margin_s=2.0)})
     chosen = computer.calibrate()
     assert chosen is not None
@@ -261,14 +261,14 @@ def test_a_variant_that_needs_more_margin_gets_it(needed_s: float, taken_s: floa
     assert chosen.setting.context_margin_s == taken_s
 
 
-def test_a_variant_with_a_worse_text_is_not_taken_however_fast() -> None:
+def test_a_variant_with_a_worse_text_is_not_used_however_fast() -> None:
     computer = SimulatedComputer({"right": simulated(5), "wrong": simulated(50, errors=4)})
     chosen = computer.calibrate()
     assert chosen is not None
     assert chosen.setting.variant == "right"
 
 
-def test_nonsense_is_no_reference() -> None:
+def test_a_nonsense_text_is_no_reference() -> None:
     computer = SimulatedComputer({"mad": simulated(50, errors=70), "right": simulated(5)})
     chosen = computer.calibrate()
     assert chosen is not None
@@ -277,7 +277,7 @@ def test_nonsense_is_no_reference() -> None:
     assert striking_trial("mad", computer.trials) is not None
 
 
-def test_where_nothing_works_nothing_is_chosen() -> None:
+def test_if_nothing_works_nothing_is_chosen() -> None:
     computer = SimulatedComputer({"a": simulated(errors=80), "b": simulated(breaks=lambda _setting: True)})
     assert computer.calibrate() is None
     assert next_setting([], []) is None

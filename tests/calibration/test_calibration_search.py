@@ -1,4 +1,4 @@
-"""One calibration from its beginning to its end, with puppets for workers and a clock of its own."""
+"""A whole calibration with fake workers and its own clock."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class SilentWorker:
 
 
 class Computer:
-    """One on which a worker takes as long to load as it is told to."""
+    """A computer on which a worker takes a given time to load."""
 
     def __init__(self, load_s: float) -> None:
         self.now_s = 0.0
@@ -72,7 +72,7 @@ class Computer:
         yield SilentWorker()
 
 
-async def test_where_the_time_is_up_before_anything_was_measured_that_is_told(tmp_path: Path) -> None:
+async def test_running_out_of_time_before_the_first_measurement_is_reported(tmp_path: Path) -> None:
     computer = Computer(load_s=MOST_BUDGET_S)
     async with open_database(tmp_path / "db") as database:
         calibrator = Calibrator(CalibrationTable(database), Idle(lambda: False), computer.interface())

@@ -1,4 +1,4 @@
-"""What was found is kept, and counts for the computer on which it was found."""
+"""Results are stored, and apply to the computer on which they were measured."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def found(model: str = "base", fingerprint: str = "here", time: str = "2026-01-0
     )
 
 
-async def test_it_is_there_after_a_restart(tmp_path: Path) -> None:
+async def test_results_survive_a_restart(tmp_path: Path) -> None:
     async with open_database(tmp_path / "db") as database:
         await CalibrationTable(database).put(found())
     async with open_database(tmp_path / "db") as database:
@@ -39,7 +39,7 @@ async def test_it_is_there_after_a_restart(tmp_path: Path) -> None:
         assert table.find("small", "here") is None
 
 
-async def test_the_latest_is_shown_wherever_it_was_found(tmp_path: Path) -> None:
+async def test_the_latest_result_is_shown_regardless_of_its_computer(tmp_path: Path) -> None:
     async with open_database(tmp_path / "db") as database:
         table = CalibrationTable(database)
         await table.put(found(fingerprint="here", time="1"))
@@ -54,7 +54,7 @@ async def test_the_latest_is_shown_wherever_it_was_found(tmp_path: Path) -> None
         assert table.latest("small") is not None
 
 
-async def test_of_old_computers_only_the_last_are_kept(tmp_path: Path) -> None:
+async def test_only_the_last_results_of_old_computers_are_kept(tmp_path: Path) -> None:
     async with open_database(tmp_path / "db") as database:
         table = CalibrationTable(database)
         for number in range(6):
@@ -65,7 +65,7 @@ async def test_of_old_computers_only_the_last_are_kept(tmp_path: Path) -> None:
         assert kept == [one.fingerprint for one in again.all()] == ["2", "3", "4", "5"]
 
 
-async def test_one_that_cannot_be_read_is_as_good_as_none(tmp_path: Path) -> None:
+async def test_an_unreadable_result_is_ignored(tmp_path: Path) -> None:
     async with open_database(tmp_path / "db") as database:
         table = CalibrationTable(database)
         await table.put(found())
@@ -80,9 +80,7 @@ async def test_one_that_cannot_be_read_is_as_good_as_none(tmp_path: Path) -> Non
         assert again.all() == [found()]
 
 
-async def test_what_cannot_be_saved_leaves_what_there_was(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_failed_write_keeps_the_old_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def refuse(*_: object) -> None:
         raise WhisperdError("disk.full", "The disk is full.", "Make room.")
 
@@ -95,7 +93,7 @@ async def test_what_cannot_be_saved_leaves_what_there_was(
         assert table.find("base", "here") == found(time="1")
 
 
-async def test_what_is_forgotten_while_something_is_kept_is_gone(
+async def test_results_forgotten_during_a_write_stay_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Database.run

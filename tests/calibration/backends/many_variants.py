@@ -1,19 +1,19 @@
-"""A backend with as many variants as a test asks for, each as fast, as slow or as broken as it says.
+"""A backend with as many variants as a test requests, each as fast, slow or broken as it asks.
 
-The environment variable `VARIANTS` is a JSON object: by the name of a variant without its `many-`, the
-highest priority first, what it does:
+The environment variable `VARIANTS` is a JSON object. Its keys are names of variants without `many-`, the
+highest priority first; its values describe the behaviour:
 
-    window_s          seconds that each window takes
-    per_replica       so many times more with each replica beside the first
-    load_signal       loading ends the process with this signal
-    signal            so does computing
-    hangs             computing lasts for ever
-    text              what it hears, instead of what is said
-    least_margin_s    with less margin of context it misses the last word
-    hold              while this file is there, computing waits
+  window_s          seconds that each window takes
+  per_replica       this much slower with each replica after the first
+  load_signal       loading ends the process with this signal
+  signal            computing ends the process with this signal
+  hangs             computing never ends
+  text              the text it returns instead of what is said
+  least_margin_s    with a smaller context margin it misses the last word
+  hold              while this file exists, computing waits
 
-What it did stands in `batches.jsonl` in the model's folder. In the environment of a daemon, `LATE_S` is how
-many seconds a disturbance may cost before a trial is given up.
+It records its work in `batches.jsonl` in the model's folder. In a daemon's environment, `LATE_S` is how many
+seconds a disturbance may cost before a trial is given up.
 """
 
 from __future__ import annotations
