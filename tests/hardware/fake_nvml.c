@@ -1,8 +1,8 @@
-/* A stand-in for NVIDIA's driver library. What it does is told by the variable FAKE_NVML:
-   "ok N" (N GPUs), "abort", "hang", "error CODE" (refuses to start), "lost" (the first of two GPUs
-   refuses every question), "silent" (does not know its versions), "divided N" (one GPU in MIG mode with
-   N instances, of which one may not ask for the memory of the whole), "shared" (the GPU has no memory of
-   its own). */
+/* A stand-in for NVIDIA's driver library. The environment variable FAKE_NVML selects its behaviour:
+   "ok N" (N GPUs), "abort", "hang", "error CODE" (initialisation fails), "lost" (the first of two GPUs
+   refuses every query), "silent" (the versions are unknown), "divided N" (one GPU in MIG mode with
+   N instances; the memory of the whole GPU cannot be queried), "shared" (the GPU shares the computer's
+   memory). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -208,8 +208,8 @@ async def test_importing_the_same_file_repairs_a_damaged_import(make: Make, mode
     with pytest.raises(WhisperdError) as caught:
         await make().path("mine")
     assert (caught.value.code, caught.value.data["files"]) == ("model.damaged", ["model.ggml"])
-    mended = await make().import_model(model, "mine")
-    assert mended.facts == imported.facts and mended.verified
+    repaired = await make().import_model(model, "mine")
+    assert repaired.facts == imported.facts and repaired.verified
 
 
 @pytest.mark.parametrize(

@@ -302,8 +302,8 @@ async def test_a_pinned_commit_is_kept_when_upstream_changes(
     installed = await make_store().pull(REPO)
     hub.add(REPO, tiny_files(7))
     (Path(installed.path) / "tokenizer.json").resolve().write_bytes(b"damage")
-    mended = await make_store().pull(REPO)
-    assert content(mended.path) == files and mended.revision == commit
+    repaired = await make_store().pull(REPO)
+    assert content(repaired.path) == files and repaired.revision == commit
 
 
 async def test_other_bytes_under_a_pinned_commit_are_refused(

@@ -200,9 +200,9 @@ async def test_a_wrong_byte_is_never_loaded(
         assert caught.value.code == "model.damaged"
         assert caught.value.data["files"] == [name]
     assert not (await store.list())[0].verified
-    mended = await store.pull("toy")
-    assert content(mended.path) == files
-    assert await make().find("toy") == mended
+    repaired = await store.pull("toy")
+    assert content(repaired.path) == files
+    assert await make().find("toy") == repaired
 
 
 async def test_only_damaged_files_are_fetched_again(make: Make, share: Path) -> None:
@@ -786,7 +786,7 @@ def pull(step):
     crash_at(step)
     anyio.run(store().pull, "toy")
 
-def mend():
+def repair():
     found = anyio.run(store().find, "toy")
     if found is not None:
         assert content(found.path) == tiny_files()
@@ -800,7 +800,7 @@ while True:
     step += 1
     crashed = in_a_child(lambda: pull(step))
     assert crashed in (0, 9), crashed
-    assert in_a_child(mend) == 0
+    assert in_a_child(repair) == 0
     if crashed == 0:
         break
 print(step)

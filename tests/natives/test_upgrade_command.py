@@ -73,8 +73,8 @@ def test_upgrade_use_and_rollback(daemon: RunningDaemon, wheels: Path, toy: Call
     back = daemon.ctl("natives", "rollback", NAME)
     assert f"{NAME} is rolled back to 2.1" in back.out
     assert described(daemon) == {"installed": ["2.1", "2.2"], "current": "2.1", "previous": "2.2"}
-    gone = daemon.ctl("--json", "natives", "remove", NAME, "--version", "2.2")
-    assert gone.json["removed"] == ["2.2"]
+    removed = daemon.ctl("--json", "natives", "remove", NAME, "--version", "2.2")
+    assert removed.json["removed"] == ["2.2"]
     assert described(daemon) == {"installed": ["2.1"], "current": "2.1", "previous": None}
     again = daemon.ctl("--json", "natives", "remove", NAME, "--version", "2.2")
     assert (again.status, again.json["error"]["fix"]) == (4, "Choose an installed version: 2.1.")

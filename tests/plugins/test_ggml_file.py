@@ -1,4 +1,4 @@
-"""The header of a whisper.cpp file, none of which is trusted."""
+"""The facts read from whisper.cpp files, whose content is never trusted."""
 
 from __future__ import annotations
 
