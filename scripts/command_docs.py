@@ -38,7 +38,7 @@ is `{"error": {"code", "message", "fix", "data"}}`; among several answers, the n
 | 1 | the work failed |
 | 2 | wrong usage |
 | 3 | the daemon cannot be reached or started |
-| 4 | not found |
+| 4 | something that was named does not exist |
 | 5 | refused: a rule forbids it |
 | 130 | interrupted; work that the command started and did not detach is cancelled |
 """
