@@ -29,8 +29,8 @@ def test_unchanged_circumstances_still_apply() -> None:
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
-        ({"processor": "Slow 1"}, "the processor is Slow 1 and was Fast 9000"),
-        ({"processor": None}, "the processor is unknown and was Fast 9000"),
+        ({"processor": "Slow 1"}, "the CPU is Slow 1 and was Fast 9000"),
+        ({"processor": None}, "the CPU is unknown and was Fast 9000"),
         ({"cores": 8}, "the number of cores is 8 and was 2"),
         ({"gpus": ()}, "the GPUs have changed"),
         ({"driver": "560.2"}, "the driver of the GPU is 560.2 and was 550.1"),

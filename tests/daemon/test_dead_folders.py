@@ -82,7 +82,7 @@ def test_a_model_in_a_dead_folder_is_refused(start_with_dead_folder: Callable[..
             ("models.verify", {"name": "/dead/model"}),
             ("models.import", {"path": "/dead/model", "name": "mine"}),
         ):
-            with pytest.raises(WhisperdError, match="does not answer") as caught:
+            with pytest.raises(WhisperdError, match="did not respond") as caught:
                 client.request(method, params)
             assert caught.value.code == "model.invalid_folder"
 

@@ -68,7 +68,7 @@ def test_a_variant_without_needs_is_usable_everywhere(name: str) -> None:
         (
             "old_no_avx",
             AVX,
-            "This computer cannot use the-variant: this processor has no AVX, AVX2.",
+            "This computer cannot use the-variant: this CPU has no AVX, AVX2.",
             "In a virtual machine",
         ),
         ("mac_rosetta", COREML, "this Python is built for Intel", "a Python for Apple silicon"),

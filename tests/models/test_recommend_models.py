@@ -104,12 +104,12 @@ def test_speeds_are_extrapolated_from_the_nearest_measured_model() -> None:
 
 def test_reasons_and_summaries() -> None:
     found = said(2 * GIB, 0)
-    assert found["base"].reason == "best balance on this processor"
+    assert found["base"].reason == "best balance on this CPU"
     assert found["base.en"].reason == "equally fast; English only"
     assert found["tiny"].reason == "faster, less accurate"
     assert found["small"].reason == "slower, more accurate"
     assert (found["large-v3"].fits, found["large-v3"].reason) == (False, "needs more memory than there is")
-    assert found["base"].summary == "base: 469 MB of memory; best balance on this processor"
+    assert found["base"].summary == "base: 469 MB of memory; best balance on this CPU"
     measured = said(2 * GIB, 0, measured={"base": 45.0})
     assert measured["base"].summary.startswith("base: an hour of speech in about 1.3 min, ")
     assert measured["small"].summary.startswith("small: an hour of speech in about 4.4 min, ")

@@ -68,7 +68,7 @@ def test_an_unsaved_runtime_is_not_suggested_for_editing() -> None:
         )
         assert error.fix == (
             "Use base, the largest model that fits, with `--model base`, unload other runtimes, or close "
-            "programs that use much memory."
+            "programs that use a lot of memory."
         )
 
 

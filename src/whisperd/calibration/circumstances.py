@@ -36,7 +36,7 @@ class Circumstances(msgspec.Struct, frozen=True, kw_only=True):
     def changes_since(self, before: Circumstances) -> Iterator[str]:
         """Yield what has changed, each as the end of a sentence for the user."""
         for name, old, new in (
-            ("the processor", before.processor, self.processor),
+            ("the CPU", before.processor, self.processor),
             ("the number of cores", before.cores, self.cores),
             ("the driver of the GPU", before.driver, self.driver),
             ("beam_size", before.beam_size, self.beam_size),

@@ -13,7 +13,7 @@ ReadFile = Callable[[str], str | None]
 def read_file(path: str) -> str | None:
     """Return the text of a file on this computer; None if it cannot be read."""
     try:
-        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - slow to import
+        with open(path, encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - pathlib is slow
             return file.read()
     except (OSError, ValueError):  # a path may hold a null character
         return None

@@ -106,7 +106,7 @@ def check_cuda(gpus: Gpus, needed: CudaVersion = (12, 0)) -> None:
             "cuda.driver_too_old",
             f"CUDA {_dotted(needed)} is needed, but the NVIDIA driver{version} supports only CUDA "
             f"{_dotted(gpus.cuda)}.",
-            f"Update the NVIDIA driver{f' to {least} or newer' if least else ''}, or {_ON_THE_PROCESSOR}.",
+            f"Update the NVIDIA driver{f' to {least} or newer' if least else ''}, or {_ON_THE_CPU}.",
             {"driver": gpus.driver, "cuda": _dotted(gpus.cuda), "needed": _dotted(needed)},
         )
 
@@ -147,7 +147,7 @@ def gpus_from(answer: DriverAnswer, visible: str | None) -> Gpus:
             "no_gpu",
             "the driver finds none",
             "Check that the GPU is plugged in and, in a container or a virtual machine, passed through to "
-            f"it, or {_ON_THE_PROCESSOR}.",
+            f"it, or {_ON_THE_CPU}.",
         )
     elif not there:
         problem = _unavailable("lost", "none responds to the driver", _RESTART)
@@ -276,7 +276,7 @@ async def _query_driver(timeout_s: float, env: Mapping[str, str]) -> DriverAnswe
         why = f"its driver did not respond within {timeout_s:g} seconds"
         raise _unavailable("stuck", why, _RESTART) from None
     except OSError as error:
-        fix = "Close programs you do not need, or raise the limits on processes and open files."
+        fix = "Close programs that you do not need, or raise the limits on processes and open files."
         why = f"the process that queries its driver could not be started ({error.strerror or error})"
         raise _unavailable("not_asked", why, fix) from error
     try:
@@ -299,7 +299,7 @@ async def _read_all(stream: ByteReceiveStream) -> bytes:
 
 _LEAST_DRIVER: Final = {11: "450", 12: "525", 13: "580"}
 """By major version of CUDA: the oldest branch of the Linux driver that supports it."""
-_ON_THE_PROCESSOR: Final = "use the CPU with `--device cpu`"
+_ON_THE_CPU: Final = "use the CPU with `--device cpu`"
 _RESTART: Final = "Restart the computer; if `nvidia-smi` still fails, reinstall the NVIDIA driver."
 _REINSTALL: Final = "Reinstall the NVIDIA driver and restart the computer; `nvidia-smi` should then work."
 
@@ -333,10 +333,10 @@ def _refusal(code: int) -> WhisperdError:
 
 def _no_driver() -> Gpus:
     if sys.platform == "darwin":
-        why, fix = "macOS has no NVIDIA driver", f"Leave the choice to whisperd, or {_ON_THE_PROCESSOR}."
+        why, fix = "macOS has no NVIDIA driver", f"Leave the choice to whisperd, or {_ON_THE_CPU}."
     else:
         why = "no NVIDIA driver is installed"
-        fix = f"Install the NVIDIA driver if this computer has an NVIDIA GPU, or {_ON_THE_PROCESSOR}."
+        fix = f"Install the NVIDIA driver if this computer has an NVIDIA GPU, or {_ON_THE_CPU}."
     return Gpus(
         problem=_unavailable("no_driver", why, fix), source="a search for the files of NVIDIA's driver"
     )

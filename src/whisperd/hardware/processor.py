@@ -176,7 +176,7 @@ _SYSCTL_NAMES: Final = {
     "i8mm": ("arm.FEAT_I8MM",),
     "bf16": ("arm.FEAT_BF16",),
 }
-"""Names below `hw.optional`."""
+"""Names below `hw.optional`, older and newer ones; the feature exists if any of them is 1."""
 
 _WINDOWS_NUMBERS: Final = {
     "neon": 19,

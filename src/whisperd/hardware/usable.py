@@ -21,7 +21,7 @@ def why_not(needs: Needs, hardware: Hardware, name: str = "it") -> WhisperdError
 
     `name` names the variant in the message. Of several reasons, this is the one that is hardest to fix:
     `variant.not_usable`, with the missing thing as `data.missing`, or `cuda.not_available` or
-    `cuda.driver_too_old`. An unknown processor rules out no variant: nearly all have the required features.
+    `cuda.driver_too_old`. An unknown CPU rules out no variant: nearly all have the required features.
     """
     reasons = (check(needs, hardware) for check in _CHECKS)
     reason = next((reason for reason in reasons if reason is not None), None)
@@ -81,8 +81,8 @@ def _processor(needs: Needs, hardware: Hardware) -> _Missing | None:
         )
     return _Missing(
         "cpu",
-        f"this processor has no {_names(missing)}",
-        f"{_USE_ANOTHER} In a virtual machine, pass through the host's processor features.",
+        f"this CPU has no {_names(missing)}",
+        f"{_USE_ANOTHER} In a virtual machine, pass through the host's CPU features.",
         {"features": missing},
     )
 
@@ -94,7 +94,8 @@ def _frameworks(needs: Needs, hardware: Hardware) -> _Missing | None:
         return None
     if system is not None and system.os == "macos":
         return _Missing("frameworks", f"this macOS has no {_names(missing)}", "Update macOS.")
-    return _Missing("frameworks", f"{_names(missing)} is available only on macOS", _USE_ANOTHER)
+    verb = "is" if len(missing) == 1 else "are"
+    return _Missing("frameworks", f"{_names(missing)} {verb} available only on macOS", _USE_ANOTHER)
 
 
 def _cuda(needs: Needs, hardware: Hardware) -> WhisperdError | None:

@@ -53,7 +53,7 @@ def wav_pieces(samples: Buffer, sample_rate: int) -> Iterator[bytes]:
         if size == 0 or (code != "h" and view.itemsize != size) or view.nbytes % size:
             raise _not_samples(
                 f"An array of type {view.format!r} does not hold samples",
-                "Convert them to 32-bit floats between -1 and 1, or to 16-bit integers.",
+                "Convert the samples to 32-bit floats between -1 and 1, or to 16-bit integers.",
             )
         if view.nbytes == 0:
             raise WhisperdError("audio.empty", "There are no samples.", "Check that something was recorded.")

@@ -35,7 +35,7 @@ _END: Final = object()
 
 
 def initialize(progress: OnProgress | None = None, *, cancel: threading.Event | None = None) -> Engine:
-    """Install and check everything that the best variant for this computer needs.
+    """Install and check all that the best variant for this computer needs, so that nothing is left for later.
 
     An existing installation is only checked, file by file, and repaired. `progress` is called in this thread.
     Setting `cancel` cancels the call (`download.cancelled`). Raises `WhisperdError`.
@@ -156,18 +156,18 @@ class Whisper:
     def _segments(
         self, input: Input | Buffer, sample_rate: int | None, options: dict[str, Any]
     ) -> Generator[Segment, None, None]:
-        heard: SimpleQueue[Any] = SimpleQueue()
+        received: SimpleQueue[Any] = SimpleQueue()
 
         async def listen() -> None:
             segments = self._whisper.transcribe(input, stream=True, sample_rate=sample_rate, **options)
             async with aclosing(segments):
                 async for segment in segments:
-                    heard.put(segment)
+                    received.put(segment)
 
         future = self._start(listen)
-        future.add_done_callback(lambda _: heard.put(_END))
+        future.add_done_callback(lambda _: received.put(_END))
         try:
-            while (segment := heard.get()) is not _END:
+            while (segment := received.get()) is not _END:
                 yield segment
             _outcome(future)
         finally:

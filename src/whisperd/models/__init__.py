@@ -1,4 +1,4 @@
-"""Fetch, verify and store models: a catalogue that pins every byte, and a store that never loads a wrong one.
+"""Fetch, verify and store models: a catalogue that pins them, a store that offers no damaged one.
 
 The entry point is `ModelStore`. This room fetches, verifies and stores model files; it loads none of
 them and runs no code from a model. All network access happens in a child process

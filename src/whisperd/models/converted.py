@@ -157,7 +157,7 @@ class ConvertedModels:
         outdated = set()
 
         async def look(hash: str, folder: Path) -> None:
-            with suppress(TimeoutError):  # it is on a network drive that does not answer
+            with suppress(TimeoutError):  # it is on a network drive that does not respond
                 if await run_abandonable(folder, lambda: _is_outdated(hash, folder)):
                     outdated.add(hash)
 

@@ -144,7 +144,7 @@ def os_errors(name: str | None, folder: Path) -> Iterator[None]:
 
 def from_os_error(name: str | None, folder: Path, error: OSError) -> WhisperdError:
     """Return the error for an OSError in reading, storing or removing a model; without a name, all models."""
-    what = f"The model {name}" if name else f"The model folder {folder}"
+    what = f"The model {name}" if name else f"The models in {folder}"
     refusal = disk.refusal(error)
     if refusal == "full":
         return disk_full(name or "", folder)

@@ -45,7 +45,7 @@ def explain(error: Exception, request: FetchRequest) -> Failed:
         fix = "Unset HF_HUB_OFFLINE, run `whisperctl daemon restart` and pull again."
     elif _is_portal(error):
         code = "network.captive_portal"
-        message = "the answer did not come from the hub, but perhaps from a login page"
+        message = "something other than the hub answered, perhaps a login page"
         fix = (
             "Log in to the network with a web browser, or correct HF_ENDPOINT and run"
             " `whisperctl daemon restart`; then pull again."

@@ -45,12 +45,12 @@ async def identify(name: str) -> str:
 
 
 async def exists(name: str) -> bool:
-    """Whether a path exists. Raises like `open_in_place` if its disk does not answer."""
+    """Whether a path exists. Raises like `open_in_place` if its disk does not respond."""
     return await _in_time(name, lambda: os.path.lexists(path_of(name)))
 
 
 async def _in_time(name: str, work: Callable[[], T]) -> T:
-    """Run `work` with a timeout, since the path may be on a network drive that does not answer."""
+    """Run `work` with a timeout, since the path may be on a network drive that does not respond."""
     if not (name.startswith("~") or Path(name).is_absolute()):  # the daemon does not know the client's folder
         raise WhisperdError(
             "input.not_absolute", f"The path {name!r} is not absolute.", "Send an absolute path."
@@ -59,7 +59,7 @@ async def _in_time(name: str, work: Callable[[], T]) -> T:
         return await run_abandonable(name, work)
     except TimeoutError as error:
         invalid = invalid_file if name.endswith(SUFFIX) else invalid_folder
-        raise invalid(path_of(name), f"it does not answer within {ANSWER_TIMEOUT_S:.0f} seconds") from error
+        raise invalid(path_of(name), f"it did not respond within {ANSWER_TIMEOUT_S:.0f} seconds") from error
 
 
 def _open(path: Path) -> InstalledModel:

@@ -36,7 +36,7 @@ class HubSettings(msgspec.Struct, frozen=True, kw_only=True):
     stall_timeout_s: float = 60.0
     """After this long without a byte, the download fails."""
     attempts: int = 5
-    """How many attempts in a row may fail without receiving a byte."""
+    """After this many failed attempts in a row without a byte, the download fails."""
     retry_delay_s: float = 0.5
     """The delay before the first retry; doubled each time."""
 

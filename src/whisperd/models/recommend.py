@@ -28,7 +28,7 @@ LADDER: Final = ("tiny", "base", "small", "large-v3-turbo")
 """The models to recommend, the least accurate first. `large-v3-turbo` beats `medium` in every respect, and
 the gain of `large-v3` over it is hardly ever worth the time."""
 UNMEASURED: Final = "base"
-"""The largest model to recommend on a processor whose speed is unknown."""
+"""The largest model to recommend on a CPU whose speed is unknown."""
 
 _TURBO_GPU_BYTES: Final = 6 * 10**9
 _SMALL_GPU_BYTES: Final = 2_500_000_000
@@ -167,7 +167,7 @@ def _reason(model: CatalogueModel, fits: bool, is_best: bool, more_parameters: f
     if not fits:
         return "needs more memory than there is"
     if is_best:
-        reason = "best balance on this GPU" if on_gpu else "best balance on this processor"
+        reason = "best balance on this GPU" if on_gpu else "best balance on this CPU"
     elif more_parameters > 0:
         reason = "slower, more accurate"
     elif more_parameters < 0:

@@ -233,5 +233,5 @@ def _no_gpu(preset: RuntimePreset) -> WhisperdError:
     return WhisperdError(
         "cuda.not_available",
         "This computer has no usable NVIDIA GPU.",
-        f"Run it on the CPU: {edit}.",
+        f"Use the CPU: {edit}.",
     )

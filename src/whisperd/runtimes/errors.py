@@ -80,10 +80,13 @@ def unknown(name: str, known: Sequence[str]) -> WhisperdError:
 
 def exists(noun: Noun, name: str, other: str) -> WhisperdError:
     """Return `runtime.exists` or `profile.exists`: `name` is the name or the id of `other`."""
-    is_name = other == name
+    if other == name:
+        message = f"A {noun} named {name} already exists."
+    else:
+        message = f"The name {name} is the id of the {noun} {other}."
     return WhisperdError(
         f"{noun}.exists",
-        f"A {noun} named {name} already exists." if is_name else f"The name {name} is the id of {other}.",
+        message,
         f"Choose another name, or change the existing {noun}: `whisperctl {noun}s edit {quote(other)}`.",
         {"name": name},
     )

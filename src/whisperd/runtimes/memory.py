@@ -78,9 +78,9 @@ def not_enough_memory(
         ways.append("use one worker with `--workers 1`")
     ways.append("unload other runtimes")
     if is_on_gpu and is_saved:
-        ways.append("run on the CPU with `--device cpu`")
+        ways.append("use the CPU with `--device cpu`")
     else:
-        ways.append("close programs that use much memory")
+        ways.append("close programs that use a lot of memory")
     fix = f"{', '.join(ways[:-1])}, or {ways[-1]}."
     return WhisperdError(
         "memory.gpu_not_enough" if is_on_gpu else "memory.not_enough",

@@ -19,7 +19,7 @@ _BIAS = 132
 
 
 def read_au(data: bytes) -> bytes:
-    """Decode to 16 kHz mono signed 16-bit little-endian PCM. Raises `ValueError` for any other encoding."""
+    """Decode to 16 kHz mono signed 16-bit little-endian PCM. Raises `ValueError` for any other format."""
     magic, offset, size, encoding, rate, channels = _HEADER.unpack_from(data)
     if (magic, encoding, rate, channels) != (_MAGIC, _MU_LAW, SAMPLE_RATE, 1):
         raise ValueError("not an AU file in 16 kHz mono µ-law")

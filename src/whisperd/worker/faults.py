@@ -38,7 +38,7 @@ def explain(said: str, params: LoadParams) -> WhisperdError | None:
         for pattern in patterns:
             if found := pattern.search(said):
                 library = found.groupdict().get("library")
-                # Linux's loader reports a library for another processor as missing, although it exists.
+                # Linux's loader reports a library for another CPU as missing, although it exists.
                 is_foreign = cause == "library" and library is not None and _is_file(library)
                 line = said[said.rfind("\n", 0, found.start()) + 1 :].partition("\n")[0]
                 return _error("architecture" if is_foreign else cause, library, line.strip(), params)
@@ -51,7 +51,7 @@ def explain_death(how: str, last_words: str, params: LoadParams) -> WhisperdErro
     `how` comes from `whisperd.child.how_it_ended`.
     """
     if how in _ILLEGAL_INSTRUCTION:
-        return _processor_too_old(how, params)
+        return _cpu_too_old(how, params)
     if how in ENDED_BY_OTHERS:  # its last words are not the cause
         return None
     return explain(last_words, params)
@@ -175,7 +175,7 @@ def _error(cause: Cause, library: str | None, said: str, params: LoadParams) -> 
             return _missing_library(library, said, params)
 
 
-_ON_THE_CPU = "run on the CPU with `whisperctl runtimes edit NAME --device cpu`"
+_ON_THE_CPU = "use the CPU with `whisperctl runtimes edit NAME --device cpu`"
 _UNKNOWN_AMOUNTS: Final = {"needed": None, "free": None, "largest": None}
 
 
@@ -183,8 +183,8 @@ def _memory(said: str, params: LoadParams) -> WhisperdError:
     return WhisperdError(
         "memory.not_enough",
         f"There is not enough memory for the model {_model(params)}.",
-        "Close programs that use much memory, or choose a smaller model: `whisperctl models available` lists "
-        "models with the memory they need.",
+        "Close programs that use a lot of memory, or choose a smaller model: `whisperctl models available` "
+        "lists models with the memory they need.",
         {**_UNKNOWN_AMOUNTS, **_quote(said)},
     )
 
@@ -223,7 +223,7 @@ def _missing_library(library: str | None, said: str, params: LoadParams) -> Whis
 def _wrong_architecture(library: str | None, said: str, params: LoadParams) -> WhisperdError:
     what = library or "a library that the engine needs"
     if params.bundle_name is None:
-        fix = "Reinstall the engine's plugin for this computer's Python and processor."
+        fix = "Reinstall the engine's plugin for this computer's Python and CPU."
     else:
         fix = (
             f"Repair the bundle with `whisperctl natives install {params.bundle_name}`; if that does not "
@@ -231,19 +231,19 @@ def _wrong_architecture(library: str | None, said: str, params: LoadParams) -> W
         )
     return WhisperdError(
         "library.wrong_architecture",
-        f"The engine cannot load {what}: it is damaged, or built for another processor or system.",
+        f"The engine cannot load {what}: it is damaged, or built for another CPU or system.",
         fix,
         {"library": library, **_quote(said)},
     )
 
 
-def _processor_too_old(how: str, params: LoadParams) -> WhisperdError:
+def _cpu_too_old(how: str, params: LoadParams) -> WhisperdError:
     return WhisperdError(
         "library.wrong_architecture",
-        f"The engine of {_model(params)} uses instructions that this processor does not have ({how}).",
+        f"The engine of {_model(params)} uses instructions that this CPU does not have ({how}).",
         "Choose another engine from `whisperctl natives list` with "
         "`whisperctl runtimes edit NAME --backend BACKEND`; for a virtual machine, enable all features of "
-        "the host's processor.",
+        "the host's CPU.",
         {"library": None, **_quote(how)},
     )
 

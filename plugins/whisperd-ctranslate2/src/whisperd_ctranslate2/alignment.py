@@ -39,8 +39,8 @@ def with_valid_heads(folder: Path) -> Iterator[tuple[Path, bool, str | None]]:
     """Yield a folder to load a model from, whether it has alignment heads, and what is wrong with them.
 
     If the heads are invalid, the folder is a temporary one, with links to the same files and a `config.json`
-    without heads. It is deleted when the context ends, after the model is loaded. Raises OSError,
-    `ValueError`.
+    without heads. It is deleted when the context ends, so load the model in the context. Raises
+    OSError, `ValueError`.
     """
     config = json.loads((folder / _CONFIG).read_bytes())
     if not isinstance(config, dict) or config.get(_KEY, []) == []:

@@ -33,7 +33,7 @@ class FolderSource:
         try:
             found, size_bytes = await run_abandonable(self.folder / model.key, lambda: self._find(model))
         except TimeoutError as error:
-            raise NotHere("does not answer") from error
+            raise NotHere("does not respond") from error
         except OSError as error:
             raise NotHere(f"cannot be read ({error.strerror})") from error
         workspace.need_space(size_bytes)

@@ -170,7 +170,7 @@ def _check_listed(model: Reference, listed: Listed) -> None:
     if unproven:
         raise WhisperdError(
             "hub.no_hash",
-            f"it states no hash to verify {', '.join(unproven)}",
+            f"it states no hash by which to verify {', '.join(unproven)}",
             "Use another HF_ENDPOINT, or import a folder: `whisperctl models import PATH`.",
         )
 

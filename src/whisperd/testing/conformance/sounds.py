@@ -43,5 +43,5 @@ def noise(seconds: float) -> bytes:
 
 
 def differs(reference: str, text: str) -> bool:
-    """Return whether the texts differ by more than `MAX_DIFFERENCE`."""
+    """Whether the texts differ by more than `MAX_DIFFERENCE`."""
     return word_errors(reference, text) > MAX_DIFFERENCE * max(len(words(reference)), len(words(text)))
