@@ -78,7 +78,7 @@ def test_a_second_daemon_on_a_passed_socket_is_refused(make_daemon: MakeDaemon) 
             check=False,
         )
         assert done.returncode == 3
-        assert b"A daemon is running" in done.stderr
+        assert b"A daemon is already running" in done.stderr
         end(daemon)
 
 
