@@ -261,7 +261,7 @@ def test_a_daemon_that_hangs_at_start_is_abandoned(
     monkeypatch.setattr(start, "SILENCE_TIMEOUT_S", 0.01)
     with pytest.raises(WhisperdError) as caught:
         start.start_daemon(unstarted.socket)
-    assert caught.value.code == "daemon.start_failed" and "said nothing" in caught.value.message
+    assert caught.value.code == "daemon.start_failed" and "did not respond" in caught.value.message
 
 
 def test_a_failure_to_spawn_does_not_blame_the_socket(

@@ -132,6 +132,6 @@ def _invalid(text: str, start: int, end: int, why: str) -> WhisperdError:
         f"These parts cannot be used: {marked} {why}."
         if text.strip()
         else "There are no parts in an empty text.",
-        "Write parts as `0:30-1:45; 2:00-2:15`, or `1:00-` for all from there on.",
+        "Write parts as `0:30-1:45; 2:00-2:15`, or `1:00-` for everything from there on.",
         {"clips": text, "start": start, "end": end},
     )

@@ -1,4 +1,4 @@
-"""Live speech that survives its decoder process.
+"""Live sessions that survive the death of their decoder process.
 
 Audio since the last finished utterance is buffered here, so that another process can detect speech in it.
 """

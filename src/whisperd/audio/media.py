@@ -175,10 +175,11 @@ class Media:
         return chain(heard, blocks) if digest and digest == mark.digest else None
 
     def clip_blocks(self, clip: Clip, *, only_by_seeking: bool = False) -> Iterator[Any]:
-        """Yield the same blocks for one part, up to its end or that of the file; after a seek, if possible.
+        """Yield the same blocks for one part, up to its end or that of the file.
 
-        Blocks are empty for audio that is decoded but lies before the part. `only_by_seeking` refuses to
-        decode everything before it. Also raises `clips.beyond_end` and `audio.not_seekable`.
+        Decodes only that part if the file is seekable. Blocks are empty for audio that is decoded but lies
+        before the part. `only_by_seeking` refuses to decode everything before it. Also raises
+        `clips.beyond_end` and `audio.not_seekable`.
         """
         start = round(clip.start * SAMPLE_RATE)
         end = None if clip.end is None else round(clip.end * SAMPLE_RATE)

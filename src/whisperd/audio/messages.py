@@ -106,7 +106,7 @@ class Heard(msgspec.Struct, frozen=True, kw_only=True):
     """Live speech to transcribe, in order; an unfinished utterance comes last."""
 
     position: float
-    """Position up to which speech was detected."""
+    """Seconds of audio searched for speech so far."""
     utterances: tuple[Utterance, ...]
 
 

@@ -56,8 +56,8 @@ class DecoderOptions:
     linger_s: float = 5.0
     """How long more than one decoder stays ready, so that many short files need not start new ones."""
     patience_s: float = 0.3
-    """How long a file waits for a busy decoder before starting one: about as long as a start takes. A few
-    decoders are enough for many short files, and each wait saves the CPU time of a start."""
+    """How long a file waits for a busy decoder before starting one: about as long as a start takes. So a few
+    decoders are enough for many short files, which saves the CPU time of further starts."""
 
 
 MakeCommand = Callable[[Path, DecoderOptions], list[str]]

@@ -75,7 +75,7 @@ class Decoder:
         how = await self.how_it_crashed()
         fix = "The file may be damaged: convert it to WAV, FLAC or MP3, then try again."
         if how in ENDED_BY_OTHERS:
-            fix = "Try again: the file is not at fault. The system may have killed it for lack of memory."
+            fix = "Try again: the file is not at fault. Perhaps the system killed the process to free memory."
         return WhisperdError(
             "decoder.crashed",
             f"The process decoding {path} ended unexpectedly ({how}).",

@@ -73,7 +73,7 @@ class SpeechDetector:
 
     @property
     def position(self) -> int:
-        """Position up to which speech was detected."""
+        """Number of samples searched for speech so far."""
         return self._position
 
     @property
@@ -145,7 +145,7 @@ class SpeechDetector:
         if self._joined or end - self._heard >= _MIN_SPEECH:
             yield Span(self._start, end, self._pause)
             self._last_end = end
-        else:  # a click, which cannot become part of a later span: `settled` has ruled that out
+        else:  # a click: `settled` has already ruled out that a later span begins before it
             self._before.extend([*[0.0] * _LEAD_FRAMES, *self._levels])
         self._start = self._silence = None
 

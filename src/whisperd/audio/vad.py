@@ -35,8 +35,8 @@ HISTORY_SAMPLES = MARGIN_SAMPLES + CONTEXT_SAMPLES
 STATE_SHAPE = (1, 1, 128)
 # About two seconds: enough for speed, and short enough for prompt results.
 FRAMES_PER_CALL = 64
-# Level that is indistinguishable from silence. After this many such frames the model is not run any more, so
-# that a day of silence takes a minute.
+# Level that is indistinguishable from silence, and the number of such frames after which the model no longer
+# runs, so that a day of silence takes a minute.
 SILENT_LEVEL = 2
 SILENT_FRAMES = 128
 # The mean amplitude, of 1, to which the loudest frame of the last seconds is scaled; quiet sound has a limit.
@@ -78,7 +78,7 @@ class VoiceActivity:
         self._original: Any = (np.zeros(STATE_SHAPE, np.float32),) * 2
         self._low_level: Any = self._original
         self._loudness = 0.0  # of the loudest frame, decaying over time
-        self._samples = np.zeros(HISTORY_SAMPLES, np.int16)  # the next frame comes after so many
+        self._samples = np.zeros(HISTORY_SAMPLES, np.int16)  # those before the next frame, then those of it
         self._silent_frames = 0  # consecutive, up to now
 
     @property
@@ -99,7 +99,7 @@ class VoiceActivity:
         self._silent_frames = int(silent_frames)
 
     def feed(self, samples: Any) -> Iterator[tuple[float, float]]:
-        """Take 16-bit samples; yields probability and loudness of each complete frame, 10 ms behind them."""
+        """Take 16-bit samples; yields probability and loudness of each frame once 10 ms more are known."""
         self._samples = np.concatenate([self._samples, samples])
         while len(self._samples) >= HISTORY_SAMPLES + self._call_samples + MARGIN_SAMPLES:
             yield from self._run(self._call_samples)
@@ -142,7 +142,7 @@ class VoiceActivity:
 
 
 def _without_rumble(samples: Any) -> Any:
-    """Return 16-bit samples as floats of 1, without their moving average; the margins are left off."""
+    """Return 16-bit samples as floats from -1 to 1, less their moving average, and without the margins."""
     average = _moving_sum(_moving_sum(samples.astype(np.int64))) / AVERAGE_SAMPLES**2
     return ((samples[MARGIN_SAMPLES:-MARGIN_SAMPLES] - average) / 32768).astype(np.float32)
 

@@ -51,7 +51,7 @@ class Pressure:
 
 @dataclass(frozen=True)
 class GroupEvents:
-    """How often a control group hit `memory.high` and `memory.max`, and had a process killed for it."""
+    """How often a control group exceeded `memory.high`, reached `memory.max`, and ran out of memory at it."""
 
     high: int = 0
     max: int = 0
@@ -125,8 +125,7 @@ class MemoryWatch:
 
 @contextmanager
 def _opened_trigger(path: str | None) -> Iterator[select.epoll | None]:
-    """Open a poll object that becomes readable when the kernel reports waiting tasks, or None if
-    impossible."""
+    """Open an epoll that becomes readable when the kernel reports waiting tasks; None if impossible."""
     with ExitStack() as stack:
         epoll = None
         if path is not None and sys.platform == "linux":

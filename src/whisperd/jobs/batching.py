@@ -66,7 +66,7 @@ class Past:
     interruptions: int = 0
     """How many times its daemon or a worker died under it."""
     windows_before: int = 0
-    """Windows computed between the last two such interruptions."""
+    """Windows computed by the run that was interrupted last."""
 
 
 NO_PAST = Past()

@@ -68,7 +68,7 @@ class Dispatcher:
         self._scheduler.add_job(job, priority, past)
 
     def complete(self, job: str) -> None:
-        """Note that all windows of a job were submitted; one with an uncertain language may come twice."""
+        """Note that all windows of a job were submitted; one of uncertain language may be submitted again."""
         self._scheduler.complete(job)
 
     def remove_job(self, job: str) -> None:
@@ -113,7 +113,7 @@ class Dispatcher:
         return self._scheduler.has_enough(priority)
 
     async def wait_for_batch(self) -> None:
-        """Wait until the next time that batches are started."""
+        """Wait until waiting windows may have entered a batch."""
         await self._begun.wait()
 
     @property

@@ -38,7 +38,7 @@ READING: Final = "read for its hash/file"
 
 
 class FileStamp(msgspec.Struct, frozen=True, kw_only=True):
-    """The size and modification time of a file, which stay the same as long as the file is unchanged."""
+    """The size and modification time of a file. While they stay the same, the file is unchanged."""
 
     size_bytes: int
     modified_ns: int

@@ -42,7 +42,7 @@ def conclude(job: Job, error: WhisperdError | None) -> Event:
 
 
 def cancelled_on_request(job: Job) -> WhisperdError:
-    """Return the reason of a job that a client cancelled."""
+    """Return the error of a job that a client cancelled."""
     return WhisperdError(
         "job.cancelled", "The job was cancelled.", f"{retry_hint(job)} if you still need it."
     )
@@ -58,7 +58,7 @@ def retry_hint(job: Job) -> str:
 
 
 def suspended() -> WhisperdError:
-    """Return the reason of a job that stops here and resumes in the next daemon."""
+    """Return the error of a job that stops here and resumes in the next daemon."""
     return WhisperdError(
         "daemon.stopping",
         "The daemon is stopping; the job resumes when the daemon starts again.",
@@ -67,7 +67,7 @@ def suspended() -> WhisperdError:
 
 
 def stopped(job: Job) -> WhisperdError:
-    """Return the reason of a job that ends with its daemon; clients may read it when the next daemon runs."""
+    """Return the error of a job that ends with its daemon; clients may read it when the next daemon runs."""
     return WhisperdError(
         "daemon.stopping", "The daemon stopped before the job was finished.", f"{retry_hint(job)}."
     )

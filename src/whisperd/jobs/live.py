@@ -218,13 +218,12 @@ class LiveRun:
 
 
 def check_live_options(options: JobOptions) -> JobOptions:
-    """Return the options of a live job, whose priority is always `interactive`. Raises
-    `live.invalid_option`."""
+    """Return the options of a live job, which is always `interactive`. Raises `live.invalid_option`."""
     for name, value, why in (
         ("clip", options.clip, "its length is not known in advance"),
         ("channels", options.channels != "mix", "it has only one channel"),
         ("track", options.track, "it has only one track"),
-        ("vad", not options.vad, "voice activity detection finds the ends of its utterances"),
+        ("vad", not options.vad, "it needs voice activity detection to find the ends of utterances"),
     ):
         if value:
             raise WhisperdError(

@@ -39,7 +39,7 @@ TRANSCRIPTS_IN_MEMORY = 32
 """Transcripts kept in memory: those of the last jobs, which are soon asked for; the database has the rest."""
 
 LIVE_JOBS_AT_ONCE = 8
-"""Limit of live jobs. Each has its own decoder while someone speaks, and takes no slot of other jobs."""
+"""Limit of live jobs. Each lasts as long as someone speaks, has its own decoder, and takes no job's slot."""
 
 
 class JobManager:

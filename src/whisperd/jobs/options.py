@@ -94,7 +94,8 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 def job_options(values: Mapping[str, Any]) -> JobOptions:
     """Return the job options of a request's parameters.
 
-    Raises `language.unknown`, `clips.invalid`, or `rpc.invalid_params`, which names the field.
+    Raises `language.unknown`, `clips.invalid`, or `rpc.invalid_params`, which names the field or suggests the
+    option that was probably meant.
     """
     for name in values:
         if name not in JobOptions.__struct_fields__:

@@ -39,8 +39,7 @@ KEPT_VARIABLES: Final = (
     "WHISPERD_OFFLINE", "HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE",
     "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME",
 )  # fmt: skip
-"""Variables that locate files: without them, the service would look in other places than the installing
-user."""
+"""Variables that locate files: without them, the service would look elsewhere than the installing user."""
 
 _BY_PLATFORM: Final[dict[str, ManagerName]] = {
     "linux": "systemd",
@@ -282,8 +281,8 @@ def _no_manager(why: str) -> WhisperdError:
     return WhisperdError(
         "service.no_manager",
         f"No service manager of the user can run whisperd: {why}.",
-        "`whisperctl` starts the daemon automatically when it is needed; for OpenRC and runit there are "
-        "contrib/openrc and contrib/runit; `whisperctl daemon install --manager openrc --print` prints one.",
+        "`whisperctl` starts the daemon automatically when it is needed. For OpenRC and runit there are "
+        "contrib/openrc and contrib/runit, or `whisperctl daemon install --manager openrc --print`.",
     )
 
 

@@ -163,8 +163,7 @@ def _translated_errors(path: Path) -> Iterator[None]:
 
 
 def problem_with(path: Path) -> WhisperdError | None:
-    """Return what is wrong with a database, and change nothing; None if nothing is, or there is none.
-    Blocks."""
+    """Return the problem of a database, which stays unchanged; None if it has none or is missing. Blocks."""
     try:
         if path.exists():
             _inspect(path, bundled_migrations())

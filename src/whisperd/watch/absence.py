@@ -22,7 +22,7 @@ from whisperd.watch.scanner import folder_inode, walk
 __all__ = ["Missing", "find_missing"]
 
 SEARCHED_ENTRIES: Final = 1000
-"""The most entries searched for a recording: an abandoned mount point has hardly any."""
+"""The most entries searched for a recording: the mount point of a missing disk has hardly any."""
 
 
 class Missing(NamedTuple):
@@ -30,7 +30,7 @@ class Missing(NamedTuple):
 
     gone: list[FileRow]
     unmounted: dict[str, str]
-    """Abandoned mount points below which other files were: path within the watched folder to inode."""
+    """The empty mount points below which the others were: path within the watched folder to inode."""
 
 
 def find_missing(

@@ -79,8 +79,8 @@ def unknown_file(path: str) -> WhisperdError:
     """`watch.unknown_file`: the ledger has no such file, or it is deleted or excluded."""
     return WhisperdError(
         "watch.unknown_file",
-        f"{path} is no file of this watch: it was never taken, no longer exists, or is excluded.",
-        "`whisperctl watch log FOLDER` lists the files taken, `whisperctl watch show FOLDER` the patterns.",
+        f"{path} is not a file of this watch: it was never taken, no longer exists, or is excluded.",
+        "`whisperctl watch log FOLDER` lists its files, and `whisperctl watch show FOLDER` the patterns.",
         {"path": path},
     )
 
@@ -90,7 +90,7 @@ def unknown_watch(name: str, paths: Sequence[str] = ()) -> WhisperdError:
     return WhisperdError(
         "watch.unknown",
         f"There is no watch {name!r}.",
-        "Run `whisperctl watch list` to list the watches."
+        "List the watches with `whisperctl watch list`."
         if paths
         else "Add one with `whisperctl watch add FOLDER`.",
         {"name": name, "paths": list(paths)},

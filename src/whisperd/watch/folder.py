@@ -97,8 +97,7 @@ class WatchFolder:
 
     @property
     def landmarks(self) -> dict[str, str | None]:
-        """Folders and their inodes; one that changes means that a folder or disk appeared, vanished or was
-        replaced."""
+        """Folders and their inodes, which change when a folder or disk appears, vanishes or is replaced."""
         places = {self.full(place): inode for place, inode in self.unmounted.items() if place}
         return {self.preset.path: self.root, **places}
 

@@ -15,8 +15,7 @@ __all__ = ["matches"]
 
 
 def matches(path: str, glob: str) -> bool:
-    """Whether a path matches a pattern; a pattern without `/`, except at its end, matches the file name
-    alone.
+    """Whether a path matches a pattern. One without `/`, except at its end, matches the file name alone.
 
     Within a name, `*` matches anything, `?` one character, `[a-z]` one of these; `**` in place of a name
     matches any number of folders. Matching ignores case.

@@ -162,8 +162,10 @@ class WatchManager:
         return preset
 
     async def retry(self, name: str, paths: Sequence[str] | None = None, *, all: bool = False) -> int:
-        """Retry failed files, or redo the given files or all, if they exist and are wanted; return how
-        many."""
+        """Retry failed files, or redo the given files or all, if they exist and are wanted.
+
+        Returns how many.
+        """
         folder = self._find(name)
         if paths is not None and not all:
             rows = [await self._known(folder, path) for path in paths]
@@ -198,8 +200,7 @@ class WatchManager:
         return found
 
     async def _known(self, folder: WatchFolder, path: str) -> FileRow:
-        """Return a file that exists and is wanted, by its path or its displayed form. Raises
-        `watch.unknown_file`."""
+        """Return a file that exists and is wanted, by its path or as shown. Raises `watch.unknown_file`."""
         for name in (path, from_sendable(path)):
             row = await self._store.files.at(folder.preset.id, _within(folder.preset, name))
             if row is not None and _still_wanted([row], folder.selection):
@@ -276,8 +277,7 @@ class WatchManager:
             folder.poll()
 
     def _folders_at(self, path: str) -> list[WatchFolder]:
-        """Return the watches of this path: perhaps none any longer, or several whose links lead to one
-        folder."""
+        """Return the watches of this path: perhaps none any longer, or several, if links lead to it."""
         return [folder for folder in self._folders.values() if folder.real == path]
 
     async def _maintain(self) -> None:

@@ -32,8 +32,7 @@ def parse_quiet_hours(text: str) -> Spans:
 
 
 def quiet_for_s(spans: Spans, second_of_day: float) -> float:
-    """Return how many seconds of quiet are left; 0 if it is not quiet. A span that ends as it begins lasts
-    all day."""
+    """Return how many quiet seconds are left; 0 if none. A span that ends as it begins lasts all day."""
     longest_s = 0.0
     for begin, end in spans:
         length_s = ((end - begin) % DAY_MINUTES or DAY_MINUTES) * 60

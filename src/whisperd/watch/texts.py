@@ -192,8 +192,7 @@ def _remove(outputs: Sequence[OutputRow]) -> None:
 
 
 def _is_one_of(path: str, others: Collection[str]) -> bool:
-    """Whether the path is another of our outputs: some file systems take `A.txt` and `a.txt` for the same.
-    Blocks."""
+    """Whether another of our outputs is there: some disks take `A.txt` and `a.txt` for the same. Blocks."""
     for one in others:
         with suppress(OSError):  # it does not exist there
             if is_same_name(one, path) and os.path.samefile(one, path):

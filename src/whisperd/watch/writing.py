@@ -226,8 +226,7 @@ def _move_or_copy(source: str, target: str) -> bool:
 
 
 def _copy(source: str, target: str) -> bool:
-    """Copy a file to a name that is free; returns False if it is taken. Raises `OSError`, also if it
-    changes."""
+    """Copy a file to a free name; return False if it is taken. Raises `OSError`, also if the file changes."""
     import shutil
 
     before = os.stat(source)
