@@ -179,7 +179,7 @@ class WatchManager:
         return count
 
     async def scan(self, name: str) -> WatchPreset:
-        """Scan the whole folder of a watch now, and end its backoff."""
+        """Scan the whole folder of a watch now, without waiting for its backoff to elapse."""
         folder = self._find(name)
         folder.backoff.try_now()
         await folder.request_scan().wait()

@@ -42,9 +42,9 @@ class Texts:
     async def write(
         self, preset: WatchPreset, row: FileRow, transcript: Transcript, status: FileStatus, how: str
     ) -> bool:
-        """Write exactly these outputs for a file, and delete its others. In the same transaction, record its
-        status and a log line that begins with `how`. An output of ours that the user has changed is left, and
-        the log line says so. Raises `output.*` and `disk.full`.
+        """Write the outputs that the watch wants for a file, and delete others. One transaction records them,
+        its status, and a log line that begins with `how`. An output of ours that the user has changed is
+        left, and the log line says so. Raises `output.*` and `disk.full`.
 
         Returns False and writes nothing if the file has changed.
         """
