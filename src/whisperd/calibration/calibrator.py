@@ -395,7 +395,7 @@ def _nothing_works(model: str, found: Calibration) -> WhisperdError:
             "calibration.nothing_works",
             f"With {model}, no engine transcribed the shipped speech within "
             f"{MOST_BUDGET_S / 60:.0f} minutes.",
-            "Use a smaller model: `whisperctl models available` shows which ones suit this computer.",
+            "Use a smaller model: `whisperctl models recommend` shows which ones suit this computer.",
             {"model": model, "reasons": reasons},
         )
     said = " ".join(f"{variant}: {reason}" for variant, reason in reasons.items())

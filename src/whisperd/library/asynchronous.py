@@ -265,7 +265,7 @@ def _result(job: Job) -> Transcript:
     if job.transcript is not None:
         return Transcript.from_wire(verbose(job.transcript))
     assert job.error is not None
-    raise closed("was closed during the work") if job.error.code == "daemon.stopping" else job.error.copy()
+    raise closed("was closed while in use") if job.error.code == "daemon.stopping" else job.error.copy()
 
 
 def closed(how: str) -> WhisperdError:

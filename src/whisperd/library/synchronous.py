@@ -244,4 +244,4 @@ def _outcome(future: Future[T]) -> T:
     try:
         return future.result()
     except CancelledError:
-        raise closed("was closed during the work") from None
+        raise closed("was closed while in use") from None

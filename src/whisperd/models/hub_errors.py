@@ -66,7 +66,7 @@ def explain(error: Exception, request: FetchRequest) -> Failed:
         )
     else:
         code, message = "hub.failed", f"it failed ({_reason(error)})"
-        fix = "Pull again; if it fails again, report it."
+        fix = "Pull again; if that fails too, report it."
     return Failed(code=code, message=message, fix=fix, data=data)
 
 

@@ -56,7 +56,7 @@ def disk_full(
 ) -> WhisperdError:
     """Return the error for a disk without enough space for a bundle, with the needed size if known."""
     fix = (
-        "Free some space there, remove unused older versions with `whisperctl natives prune`, or set "
+        "Free some space there, remove leftovers of older versions with `whisperctl natives prune`, or set "
         "WHISPERD_NATIVE_DIR to a folder on a larger disk."
     )
     return disk.disk_full("native bundle", name, folder, fix, needed_bytes, free_bytes)

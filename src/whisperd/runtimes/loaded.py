@@ -175,5 +175,6 @@ def not_started_error(name: str, error: OSError) -> WhisperdError:
     return WhisperdError(
         "worker.not_started",
         f"The worker process of {name} cannot be started: {error.strerror or error}.",
-        "Close programs that you do not need, or raise the limits on processes and open files, then retry.",
+        "Close programs that you do not need, or raise the limits on processes and open files, then try "
+        "again.",
     )

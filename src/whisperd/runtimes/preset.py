@@ -284,7 +284,7 @@ def _check_device_index(indexes: tuple[int, ...]) -> None:
     if len(set(indexes)) != len(indexes):
         raise _invalid("device_index", "The device index lists a GPU twice.", "List each GPU once.")
     if any(index < 0 for index in indexes):
-        fix = "Number GPUs from 0, or use none to have one chosen."
+        fix = "Number GPUs from 0, or use none to choose one automatically."
         raise _invalid("device_index", "A device index cannot be negative.", fix)
 
 
