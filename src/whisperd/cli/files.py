@@ -138,7 +138,7 @@ def check_target(target: str, inputs: Iterable[str], *, overwrite: bool, is_repl
 
 
 class LineFile:
-    """A file that is written line by line. Every method raises `output.not_writable`."""
+    """A file that is written line by line. All methods raise `output.not_writable` if that fails."""
 
     def __init__(self, target: str) -> None:
         self._target = target

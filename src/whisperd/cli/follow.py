@@ -106,7 +106,7 @@ class _JobProgress:
         match event:
             case {"type": "job.queued", "position": int(position)} if position:
                 others = "another job" if position == 1 else f"{position} other jobs"
-                self._progress.show("Waiting", None, f"with {others}")
+                self._progress.show("Waiting", None, f"alongside {others}")
             case {"type": "job.started", "duration": length}:
                 self._has_begun = True
                 if length is not None:  # a file; its progress is known only after its first window

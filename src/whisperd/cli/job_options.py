@@ -43,7 +43,7 @@ JOB_OPTIONS = (
 
 def add_job_options(parser: Parser, *, live: bool = False, is_stored: bool = False) -> None:
     """Add the options. `live` omits those for recordings; `is_stored` is for a profile or watch to store."""
-    once = "model name, folder or file; for this job only if no runtime has it"
+    once = "model name, folder or file; if no runtime has it, it is loaded for this job only"
     stored = "any runtime with this model, instead of --runtime"
     parser.add_argument(
         "--runtime", type=non_empty, metavar="NAME", help="name or id of a runtime (default: the default one)"
@@ -52,7 +52,7 @@ def add_job_options(parser: Parser, *, live: bool = False, is_stored: bool = Fal
     parser.add_argument(
         "--language",
         metavar="CODE[,CODE...]",
-        help="spoken language, or candidates; auto: it may change (default: detect one, once)",
+        help="spoken language, or candidates; auto: it may change (default: detected once)",
     )
     parser.add_argument(
         "--task", choices=("transcribe", "translate"), help="translate: into English (default: transcribe)"

@@ -58,7 +58,7 @@ def _errors_translated(path: Path) -> Iterator[None]:
         yield
     except FileNotFoundError:
         raise WhisperdError(
-            "log.none", f"There is no log {path} yet.", "Start the daemon: `whisperctl daemon start`."
+            "log.none", f"The log {path} does not exist yet.", "Start the daemon: `whisperctl daemon start`."
         ) from None
     except OSError as error:
         raise WhisperdError(

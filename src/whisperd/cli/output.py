@@ -46,7 +46,7 @@ USUAL_LINES = 24
 LEAST_CELLS = 6
 """The narrowest that a flexible column gets."""
 MAX_DIGITS = 9
-"""The most digits of a width: wider than any line, and Python refuses to parse thousands of digits."""
+"""The most digits of a width: enough for any line, while Python refuses to parse thousands of them."""
 BAR_CELLS = 20
 LEAST_BAR_CELLS = 5
 """A shorter bar shows no more than the percentage."""
@@ -386,11 +386,8 @@ def _width(text: str) -> int:
 def _cells(character: str) -> int:
     import unicodedata
 
-    if unicodedata.category(character) in (
-        "Mn",
-        "Me",
-        "Cf",
-    ):  # combines with the previous one, or is invisible
+    # These combine with the previous character, or are invisible.
+    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
         return 0
     return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 

@@ -243,9 +243,10 @@ class Parser(argparse.ArgumentParser):
     def _refuse(self, unknown: Sequence[str]) -> None:
         if not unknown:
             return
-        word = unknown[0].removeprefix(_MARK).partition("=")[0]
-        if not word.startswith("-"):
+        if not unknown[0].startswith("-"):  # also what follows `--`, which is marked
+            word = unknown[0].removeprefix(_MARK)
             raise self._invalid(f"`{self.prog}` does not take the extra argument {word!r}")
+        word = unknown[0].partition("=")[0]
         raise usage_error(
             f"`{self.prog}` has no option {word}",
             self._suggestion(word, self._option_names()),

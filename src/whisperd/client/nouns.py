@@ -116,9 +116,9 @@ class Jobs(_Noun[One, Many]):
     def clear(
         self, ids: Sequence[str] | None = None, *, older_than: float | None = None, purge: bool = False
     ) -> One:
-        """Forget finished jobs: all, those with these ids, or those that ended `older_than` seconds ago.
+        """Forget finished jobs: all, those with these ids, or those ended `older_than` seconds ago or more.
 
-        `purge` also erases their transcripts; without ids, all transcripts of that age.
+        `purge` also erases their transcripts; without ids, all transcripts that are so old.
         """
         params = _given(ids=ids, older_than=older_than, purge=purge or None)
         return self._one("jobs.clear", **params)
@@ -293,7 +293,7 @@ class Models(_Noun[One, Many]):
         return self._one("models.show", name=model_name(name))
 
     def pull(self, name: str | os.PathLike[str]) -> One:
-        """Download a model unless it is installed."""
+        """Download a model unless it is already installed."""
         return self._one("models.pull", name=model_name(name))
 
     def verify(self, name: str | os.PathLike[str]) -> One:
@@ -321,7 +321,7 @@ class Natives(_Noun[One, Many]):
         return self._many("natives.list")
 
     def install(self, name: str) -> One:
-        """Install a bundle unless it is installed."""
+        """Install a bundle, or repair a damaged one."""
         return self._one("natives.install", name=name)
 
     def verify(self, name: str) -> One:

@@ -32,7 +32,7 @@ __all__ = ["calibrate_automatically", "calibration_interface", "is_busy"]
 log = logging.getLogger(__name__)
 
 CHEAP_BYTES: Final = 64_000_000
-"""A bundle up to this size is downloaded merely to be tried."""
+"""Bundles up to this size are downloaded just to try them."""
 
 
 def is_busy(service: Service) -> bool:
@@ -79,7 +79,8 @@ def calibration_interface(service: Service) -> DaemonInterface:
 
 
 async def calibrate_automatically(service: Service, is_allowed: Callable[[], bool]) -> None:
-    """Calibrate the default runtime's model whenever it is loaded and the daemon is idle, until cancelled.
+    """Calibrate the default runtime's model, unless that is done, once it is loaded and the daemon is idle;
+    run until cancelled.
 
     An attempt that failed is not repeated until the daemon is restarted or the circumstances change.
     """
@@ -115,7 +116,7 @@ def _to_calibrate(service: Service) -> str | None:
 
 
 def _too_costly(service: Service, variant: Variant) -> WhisperdError | None:
-    """Return why a variant is not installed merely to be tried; None if it is installed or may be. Blocks."""
+    """Return why a variant is not installed just to try it; None if it is installed or may be. Blocks."""
     bundle = Bundle.of(variant)
     if bundle is None or service.natives.find(bundle) is not None:
         return None

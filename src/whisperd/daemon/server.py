@@ -57,7 +57,7 @@ def _refusal(stream: ByteStream, service: Service) -> WhisperdError | None:
         return WhisperdError(
             "daemon.not_yours",
             "This daemon serves only the user that it runs as.",
-            "Start your own daemon: `whisperctl daemon start`.",
+            "Use your own daemon: check --socket and the variable WHISPERD_SOCKET.",
         )
     if len(service.connections) >= service.settings.limits.max_connections:
         return WhisperdError(

@@ -119,7 +119,7 @@ async def _transcribe(
         raise _died(error) from error
     text = " ".join(segment.text for segment in result.segments)
     if word_errors(sample.text, text) > LENIENT * len(words(sample.text)):
-        raise _wrong(f"with it, the model {model.name} transcribed a recording of speech wrongly")
+        raise _wrong(f"the model {model.name} transcribed a recording of speech wrongly with this bundle")
     return f"it transcribed {sample.duration_s:.0f} s of speech with {model.name}"
 
 

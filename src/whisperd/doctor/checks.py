@@ -325,7 +325,7 @@ def _hardware(facts: Facts) -> Iterator[Finding]:
         yield _warning(
             "hardware",
             f"{what[:1].upper()}{what[1:]} could not be inspected: {why}",
-            "Once that is over or fixed, run `whisperctl hardware` to inspect this computer again.",
+            "Fix the cause, then run `whisperctl hardware` to detect this computer's hardware again.",
         )
 
 

@@ -79,7 +79,7 @@ class CalibrationProgress(Event, frozen=True, tag="calibration.progress"):
 
 
 class JobQueued(Event, frozen=True, tag="job.queued"):
-    """A job was accepted; `position` jobs are ahead of it."""
+    """A job was accepted; `position` other jobs were queued or running."""
 
     id: str
     position: int

@@ -115,7 +115,7 @@ class Peer:
             WhisperdError,
             ValueError,  # a frame that msgspec cannot decode
         ):
-            pass  # disconnected, or the stream is unreadable, which comes to the same
+            pass  # disconnected, or the stream is unreadable, which amounts to the same
         finally:
             self.closed.set()
             for call in self._calls.values():

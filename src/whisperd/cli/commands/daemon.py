@@ -101,7 +101,7 @@ def status(options: argparse.Namespace) -> None:
     if answer["bulk_held"]:
         print("power    on battery: bulk work waits for mains power")
     if answer["damaged_database"]:
-        print(f"damaged  a new database was started; the old one is {answer['damaged_database']}")
+        print(f"damaged  a new database was created; the old one is {answer['damaged_database']}")
     if answer["runtimes"]:
         print()
         print_table(
@@ -164,7 +164,7 @@ def restart(options: argparse.Namespace) -> None:
 
 
 def _keep_settings(options: argparse.Namespace) -> None:
-    """Start the next daemon with the settings file of the running one, unless this shell names another.
+    """Make the next daemon use the settings file of the running one, unless this shell names another.
 
     Without `--force`, check the settings first: no daemon is stopped for one that could not start.
 

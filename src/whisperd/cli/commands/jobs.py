@@ -66,7 +66,7 @@ def _add_list(parser: Parser) -> None:
 def _add_filters(parser: Parser, statuses: Sequence[str] = STATUSES) -> None:
     parser.add_argument("--status", choices=statuses, help="only jobs with this status")
     parser.add_argument(
-        "--since", type=since, metavar="WHEN", help="only newer jobs, such as 3d or 2026-03-01"
+        "--since", type=since, metavar="WHEN", help="only jobs newer than this, such as 3d or 2026-03-01"
     )
     parser.add_argument("--runtime", metavar="NAME", help="only jobs on this runtime (name or id)")
 
@@ -83,10 +83,13 @@ def _add_cancel(parser: Parser) -> None:
 def _add_clear(parser: Parser) -> None:
     parser.add_argument("ids", nargs="*", metavar="ID", help="only these jobs (default: all finished ones)")
     parser.add_argument(
-        "--older-than", type=age_s, metavar="AGE", help="only those that ended longer ago, such as 30d"
+        "--older-than",
+        type=age_s,
+        metavar="AGE",
+        help="only jobs that ended longer ago than this, such as 30d",
     )
     parser.add_argument(
-        "--purge", action="store_true", help="erase their transcripts too; without an ID, all"
+        "--purge", action="store_true", help="also erase their transcripts; without an ID, all transcripts"
     )
     parser.epilog = CLEAR_EXAMPLES
 
@@ -181,7 +184,8 @@ def result(options: argparse.Namespace) -> None:
 def cancel(options: argparse.Namespace) -> int:
     filters = {"status": options.status, "since": options.since, "runtime": options.runtime}
     if options.all == bool(options.ids):
-        raise usage_error("cancel takes either ids or --all", "`whisperctl jobs list` shows the jobs")
+        message = "`whisperctl jobs cancel` takes either ids or --all"
+        raise usage_error(message, "`whisperctl jobs list` shows the jobs")
     if options.ids and any(filters.values()):
         raise usage_error("--status, --since and --runtime need --all", "Omit the ids, or these options")
     if len(options.ids) == 1:

@@ -130,7 +130,7 @@ def upgrade(options: argparse.Namespace) -> int:
         if not answer["changed"]:
             print_unless_quiet(options, f"{answer['name']} {answer['version']} is the newest version")
             return
-        print_unless_quiet(options, f"{answer['name']} is upgraded to {answer['version']}: {answer['tried']}")
+        print_unless_quiet(options, f"{answer['name']} now uses {answer['version']}: {answer['tried']}")
         print_unless_quiet(
             options, f"  Loaded runtimes keep using {answer['before']} until they are loaded again."
         )
@@ -177,7 +177,8 @@ def prune(options: argparse.Namespace) -> None:
     with connect_as(options) as client:
         removed = client.natives.prune()
     lines = [f"{one['name']} {one['version']} is removed: {one['path']}" for one in removed]
-    confirm(options, removed, *(lines or ["Nothing to remove: every installed version is in use."]))
+    nothing = "Nothing to remove: all installed versions are in use or kept for a rollback."
+    confirm(options, removed, *(lines or [nothing]))
 
 
 def path(options: argparse.Namespace) -> int:

@@ -135,7 +135,7 @@ def _add_fields(parser: Parser, *, is_new: bool) -> None:
     parser.add_argument(
         "--keep-alive",
         metavar="TIME",
-        help="how long to stay loaded when idle, such as 90s or 1h30m; 0: not at all, never: always"
+        help="how long to stay loaded when idle, such as 90s or 1h30m; 0: not at all, never: no limit"
         " (default: 15m)",
     )
     parser.add_argument(

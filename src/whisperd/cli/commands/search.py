@@ -32,7 +32,11 @@ def add(parser: Parser) -> None:
     )
     parser.add_argument("--open", action="store_true", help="print mpv commands that play the matches")
     parser.add_argument(
-        "--limit", type=whole_number(1, 1000), default=50, metavar="N", help="maximum matches (default: 50)"
+        "--limit",
+        type=whole_number(1, 1000),
+        default=50,
+        metavar="N",
+        help="maximum number of matches (default: 50)",
     )
     parser.epilog = EXAMPLES
     parser.set_defaults(run=run)

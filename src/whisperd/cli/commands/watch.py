@@ -142,7 +142,7 @@ def _add_fields(parser: Parser) -> None:
     parser.add_argument(
         "--after",
         choices=("stay", "move", "delete"),
-        help="what happens to recordings (default: stay)",
+        help="what to do with finished recordings (default: stay)",
     )
     parser.add_argument(
         "--move-to", type=non_empty, metavar="DIR", help="folder to move them to, with --after move"
@@ -154,7 +154,9 @@ def _add_fields(parser: Parser) -> None:
         help="run after each, without a shell; {path}, {name}, {stem}, {folder} and {output} are replaced",
     )
     parser.add_argument("--notify", action=yes_or_no, help="show a desktop notification (default: no)")
-    parser.add_argument("--quiet-hours", metavar="SPAN", help="start nothing then, such as 22:00-07:00")
+    parser.add_argument(
+        "--quiet-hours", metavar="SPAN", help="start no files in this period, such as 22:00-07:00"
+    )
     add_job_options(parser, is_stored=True)
 
 
@@ -211,7 +213,7 @@ def edit(options: argparse.Namespace) -> None:
         watch = client.watch.edit(watch["id"], version=version, **changes)
     confirm(options, watch, f"the watch of {watch['path']} is changed")
     if watch["done"] and not OF_TEXTS.isdisjoint(changes) and not (options.quiet or options.json):
-        print_notice("The texts of finished recordings stay unchanged.")
+        print_notice("Texts that are already written stay unchanged.")
         command = f"whisperctl watch retry {printable(shlex.quote(watch['path']))} --all"
         print_notice(f"  Run `{command}` to transcribe them again.")
 

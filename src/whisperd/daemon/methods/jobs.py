@@ -101,7 +101,7 @@ class CancelParams(Params, frozen=True):
         if [self.id, self.ids, self.all or None].count(None) != 2:
             raise ValueError("exactly one of id, ids and all is required")
         if not self.all and not (self.status is self.since is self.runtime is None):
-            raise ValueError("status, since and runtime filter all jobs, and require all")
+            raise ValueError("status, since and runtime need all")
 
 
 class ClearParams(Params, frozen=True):
@@ -109,9 +109,9 @@ class ClearParams(Params, frozen=True):
 
     ids: Annotated[tuple[str, ...], msgspec.Meta(max_length=10_000)] | None = None
     older_than: Annotated[float, msgspec.Meta(ge=0)] | None = None
-    """Only those that have been over for this many seconds."""
+    """Only those that have been over for at least so many seconds."""
     purge: bool = False
-    """Whether to erase their texts as well; without ids, all texts of that age."""
+    """Whether to erase their texts as well; without ids, all texts that are so old."""
 
 
 async def submit(call: Call, params: SubmitParams) -> dict[str, Any]:
@@ -360,6 +360,6 @@ async def _transcript(call: Call, job: Job) -> Transcript:
         raise WhisperdError(
             "job.text_gone",
             f"The text of the job {job.id} is no longer stored.",
-            "Transcribe it again, with `jobs.keep_transcripts` in the settings if texts should be stored.",
+            "Transcribe it again; texts are stored only if `jobs.keep_transcripts` in the settings is true.",
         )
     return transcript

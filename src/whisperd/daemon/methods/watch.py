@@ -32,7 +32,7 @@ class RetryParams(Named, frozen=True):
 
     def __post_init__(self) -> None:
         if self.all and self.paths is not None:
-            raise ValueError("paths and all exclude each other")
+            raise ValueError("paths and all cannot be combined")
 
 
 class LogParams(Named, frozen=True):
