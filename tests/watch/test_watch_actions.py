@@ -250,7 +250,7 @@ def test_names_that_are_not_utf_8_are_distinguished(client: Client, inbox: Path)
         finish(client, folder, "done", count)
     again = client.watch.log(str(folder), 100)[len(shown) :]
     assert {line["path"] for line in again} == {"\\xe9.wav"}
-    with pytest.raises(WhisperdError, match="no file of this watch"):
+    with pytest.raises(WhisperdError, match="not a file of this watch"):
         client.watch.retry(str(folder), ["\\xea.wav"])
     client.watch.remove(str(folder))
 
