@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from whisperd_testing import LIMIT_S, RunningDaemon, until
+from whisperd_testing import LIMIT_S, RunningDaemon, start_without_privileges, until
 
 pytestmark = pytest.mark.real
 
@@ -136,16 +135,6 @@ def test_a_file_without_read_permission(
         assert transcribed(daemon, "--no-vad", "--model", toy(), tone) == "transcribe 2.00 s\n"
     finally:
         folder.chmod(0o700)
-
-
-def start_without_privileges(daemon: RunningDaemon) -> None:
-    """Start a daemon subject to file permissions, even as root, which is otherwise exempt from them."""
-    command = [sys.executable, "-P", "-m", "whisperd.cli.main", "daemon", "start"]
-    if os.getuid() == 0:
-        if shutil.which("setpriv") is None:
-            pytest.skip("root needs setpriv to drop privileges")
-        command = ["setpriv", "--bounding-set=-dac_override,-dac_read_search", *command]
-    subprocess.run(command, env=daemon.env, check=True, capture_output=True, timeout=LIMIT_S)
 
 
 def test_a_file_that_vanishes_before_it_is_decoded(
