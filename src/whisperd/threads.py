@@ -1,4 +1,4 @@
-"""Runs work on user-supplied paths in threads that may block for ever.
+"""Runs work on user-supplied paths in threads that may block forever.
 
 A folder on a network, a removable disk or an automounter does not always answer, and nothing can end a thread
 that waits for it. So such work has its own threads, callers wait for them only so long, and the program exits

@@ -218,6 +218,7 @@ def test_a_missing_command_is_an_error_even_if_help_cannot_be_printed(
         (("transcribe", "a", "--temperature", "warm"), "usage.invalid", "'warm'", "--help"),
         (("transcribe", "a", "--timeout", "0"), "usage.invalid", "above 0", "--help"),
         (("transcribe", "a", "--timeout", "nan"), "usage.invalid", "above 0", "--help"),
+        (("daemon", "start", "--", "--no-start"), "usage.invalid", "extra argument '--no-start'", "--help"),
     ],
 )
 def test_a_mistake_gets_a_fix(words: tuple[str, ...], code: str, said: str, fix: str) -> None:

@@ -92,7 +92,7 @@ def test_the_details_of_a_runtime() -> None:
     )
     facts = {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
     assert facts.items() >= {
-        "status": "loaded", "default": "yes", "batching": "4 windows together", "keep alive": "for ever",
+        "status": "loaded", "default": "yes", "batching": "4 windows together", "keep alive": "forever",
         "loaded as": "cpu, int8, 2 workers with 1 thread each", "process": "4711", "memory": "145 MB",
         "error": r"It\nbroke.", "CPU threads": "auto", "waiting": "0 windows",
     }.items()  # fmt: skip
@@ -122,7 +122,7 @@ def test_every_runtime_can_be_shown(runtime: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(0, "not at all"), (-1, "for ever"), (900, "15 min"), (5400, "1 h 30 min"), (90.5, "1 min 30.5 s")],
+    [(0, "not at all"), (-1, "forever"), (900, "15 min"), (5400, "1 h 30 min"), (90.5, "1 min 30.5 s")],
 )
 def test_spans(seconds: float, said: str) -> None:
     assert span(seconds) == said

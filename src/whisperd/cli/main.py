@@ -88,13 +88,13 @@ def _run(arguments: Sequence[str]) -> int:
     except WhisperdError as error:
         print_error(error, as_json="--json" in arguments)
         return exit_status.status_of(error)
-    except Exception as mistake:
-        if isinstance(mistake, OSError) and mistake.filename is None:
+    except Exception as error:
+        if isinstance(error, OSError) and error.filename is None:
             raise  # standard output
         from traceback import print_exc
 
         print_exc()
-        print_error(_unexpected(mistake), as_json="--json" in arguments)
+        print_error(_unexpected(error), as_json="--json" in arguments)
         return exit_status.FAILED
 
 
@@ -106,10 +106,10 @@ def _not_written(error: OSError) -> WhisperdError:
     )
 
 
-def _unexpected(mistake: Exception) -> WhisperdError:
+def _unexpected(error: Exception) -> WhisperdError:
     return WhisperdError(
         "internal.error",
-        f"whisperctl failed because of a bug: {mistake!r}.",
+        f"whisperctl failed because of a bug: {error!r}.",
         "Please report it with the lines above.",
     )
 

@@ -49,7 +49,7 @@ def what_runs(loaded: Map | None) -> str:
 def span(seconds: float) -> str:
     """Return a keep-alive in words."""
     if seconds < 0:
-        return "for ever"
+        return "forever"
     if seconds == 0:
         return "not at all"
     minutes, rest = divmod(seconds, 60)

@@ -128,7 +128,8 @@ def _verified(answer: dict[str, Any]) -> str | None:
 def upgrade(options: argparse.Namespace) -> int:
     def show(answer: dict[str, Any]) -> None:
         if not answer["changed"]:
-            print_unless_quiet(options, f"{answer['name']} {answer['version']} is the newest version")
+            state = "already in use" if options.bundle_version else "the newest version"
+            print_unless_quiet(options, f"{answer['name']} {answer['version']} is {state}")
             return
         print_unless_quiet(options, f"{answer['name']} now uses {answer['version']}: {answer['tried']}")
         print_unless_quiet(

@@ -211,7 +211,7 @@ def edit(options: argparse.Namespace) -> None:
         # With the version that was read, so that options set by another client meanwhile are not undone.
         version = watch["version"] if "options" in changes else None
         watch = client.watch.edit(watch["id"], version=version, **changes)
-    confirm(options, watch, f"the watch of {watch['path']} is changed")
+    confirm(options, watch, f"the watch folder {watch['path']} is changed")
     if watch["done"] and not OF_TEXTS.isdisjoint(changes) and not (options.quiet or options.json):
         print_notice("Texts that are already written stay unchanged.")
         command = f"whisperctl watch retry {printable(shlex.quote(watch['path']))} --all"
