@@ -48,7 +48,8 @@ class HistoryStore:
                 "SELECT runtime, moment FROM runtime_history ORDER BY rowid"
             ):
                 with suppress(ValueError):
-                    histories[runtime].append(msgspec.json.decode(change, type=StatusChange))
+                    decoded = msgspec.json.decode(change, type=StatusChange)
+                    histories[runtime].append(decoded)  # not in one line: an unreadable one adds no history
             return histories
 
         histories = await self._saver.database.run(work)
