@@ -283,12 +283,18 @@ def load_settings(path: Path, *, has_to_be_there: bool = False) -> Settings:
     raise WhisperdError("config.invalid", f"The settings in {path} are not valid: {reason}.", fix)
 
 
+# Without a daemon, `whisperctl daemon config` reads the file as well, and would fail in the same way.
+_SEE_KEYS = (
+    "Correct it; to see every key and its default, move the file away and run `whisperctl daemon config`."
+)
+
+
 def _explain(problem: str) -> tuple[str, str]:
     """Turn a decoder's error into a reason, in terms of the settings file, and a fix."""
     what, place = re.findall(r"^(.*?)(?: - at `\$\.?(.*)`)?$", problem, re.DOTALL)[0]
     if unknown := re.fullmatch("Object contains unknown field `(.*)`", what, re.DOTALL):
         return _unknown_key(unknown[1], place)
-    return f"{place}: {what}", "Run `whisperctl daemon config` to see every key and its default."
+    return f"{place}: {what}", _SEE_KEYS
 
 
 def _unknown_key(name: str, section: str) -> tuple[str, str]:
@@ -302,7 +308,7 @@ def _unknown_key(name: str, section: str) -> tuple[str, str]:
     homes = {key: section for section, names in keys.items() for key in names}
     if near := difflib.get_close_matches(name, homes, 1):
         return reason, f"Did you mean `{near[0]}` in [{homes[near[0]]}]?"
-    return reason, "Run `whisperctl daemon config` to see every key and its default."
+    return reason, _SEE_KEYS
 
 
 def _sections() -> list[tuple[str, type[msgspec.Struct]]]:

@@ -62,7 +62,14 @@ def list_(options: argparse.Namespace) -> None:
         return
     print_table(
         ("NAME", "RUNTIME", "OPTIONS"),
-        [(one["name"], one["runtime"] or "default", options_in_words(one["options"])) for one in profiles],
+        [
+            (
+                one["name"],
+                one["runtime"] or ("by model" if "model" in one["options"] else "default"),
+                options_in_words(one["options"]),
+            )
+            for one in profiles
+        ],
     )
 
 
@@ -74,7 +81,7 @@ def show(options: argparse.Namespace) -> None:
         return
     known = (
         ("name", profile["name"]),
-        ("runtime", profile["runtime"] or "the default"),
+        ("runtime", profile["runtime"] or ("by model" if "model" in profile["options"] else "the default")),
         ("options", options_in_words(profile["options"])),
         ("created", local_time(profile["created"])),
         ("changed", local_time(profile["changed"])),

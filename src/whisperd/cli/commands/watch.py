@@ -292,6 +292,9 @@ def _counts(watch: dict[str, Any]) -> str:
 
 
 def _facts(watch: dict[str, Any]) -> list[tuple[str, object]]:
+    unnamed = "from the profile" if watch["profile"] else "the default"
+    if "model" in watch["options"]:
+        unnamed = "by model"
     after = f"move to {watch['move_to']}" if watch["after"] == "move" else watch["after"]
     status = watch["status"] + (f" ({watch['reason']})" if watch["reason"] else "")
     return [
@@ -303,7 +306,7 @@ def _facts(watch: dict[str, Any]) -> list[tuple[str, object]]:
         ("recursive", watch["recursive"]),
         ("include", " ".join(watch["include"]) or "audio and video"),
         ("exclude", " ".join(watch["exclude"]) or "-"),
-        ("runtime", watch["runtime"] or "the default"),
+        ("runtime", watch["runtime"] or unnamed),
         ("profile", watch["profile"] or "-"),
         ("options", options_in_words(watch["options"])),
         ("outputs", ", ".join(watch["outputs"])),
