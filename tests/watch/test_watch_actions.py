@@ -110,7 +110,10 @@ def test_retry_all_transcribes_finished_files_again(
     client.watch.scan(str(inbox))
     status, out, err = ctl("edit", str(inbox), "--output", "srt")
     assert (status, out) == (0, f"the watch folder {inbox} is changed\n")
-    assert "The texts of finished recordings stay" in err and f"`whisperctl watch retry {inbox} --all`" in err
+    assert (
+        "Texts that are already written stay unchanged" in err
+        and f"`whisperctl watch retry {inbox} --all`" in err
+    )
     assert ctl("edit", str(inbox), "--no-notify")[2] == ""
     assert ctl("retry", str(inbox)) == (0, "retrying 0 files\n", "")
     assert ctl("retry", str(inbox), "--all") == (0, "retrying 1 file\n", "")
