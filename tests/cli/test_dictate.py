@@ -21,7 +21,7 @@ pytestmark = pytest.mark.real
 posix = pytest.mark.skipif(os.name != "posix", reason="needs signals and executable scripts")
 
 SPEECH = b"".join(sample.pcm + bytes(32_000) for sample in samples()[:2])
-TEXT = ["transcribe 3.09 s", "transcribe 5.23 s"]
+TEXT = ["transcribe 3.12 s", "transcribe 5.23 s"]
 
 RECORDER = f"""#!{sys.executable}
 import os, sys, time
