@@ -16,7 +16,7 @@ __all__ = ["likeness", "recordings", "with_a_name_spelled", "with_non_english_re
 with_a_name_spelled = pytest.mark.parametrize(
     "options",
     [
-        {"prompt": "Mr. Jon Dashwoode"},
+        {"prompt": "The family of Mr. Jon Dashwoode, and his sisters."},
         {"hotwords": "Mr. Jon Dashwoode", "prompt": "It was a day like any other in that town. " * 90},
     ],
     ids=["prompt", "hotwords before a long prompt"],
