@@ -143,7 +143,8 @@ def test_a_command_runs_before_a_recording_is_deleted(client: Client, inbox: Pat
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        (["false"], "exited with status 1"),
+        (["false"], "failed (exit status 1)"),
+        (["sh", "-c", "kill -9 $$"], "failed (signal SIGKILL)"),
         (["no-such-program"], "could not be started"),
     ],
 )

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import anyio
 
-from whisperd.child import kill
+from whisperd.child import how_it_ended, kill
 
 __all__ = ["CommandEnd", "command_words", "run_command"]
 
@@ -67,6 +67,6 @@ async def run_command(words: Sequence[str], timeout_s: float, variables: Mapping
         with anyio.CancelScope(shield=True):
             kill(process)
             await process.wait()
-    return CommandEnd(
-        status == 0, "The command succeeded." if status == 0 else f"The command exited with status {status}."
-    )
+    if status == 0:
+        return CommandEnd(True, "The command succeeded.")
+    return CommandEnd(False, f"The command failed ({how_it_ended(status)}).")
