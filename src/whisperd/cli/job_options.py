@@ -42,7 +42,7 @@ JOB_OPTIONS = (
 
 
 def add_job_options(parser: Parser, *, live: bool = False, is_stored: bool = False) -> None:
-    """Add the options. `live` omits those for recordings; `is_stored` is for a profile or watch to store."""
+    """Add the options. `live` omits those for recordings; `is_stored` is for a profile or watch folder."""
     once = "model name, folder or file; if no runtime has it, it is loaded for this job only"
     stored = "any runtime with this model, instead of --runtime"
     parser.add_argument(

@@ -225,18 +225,18 @@ class Profiles(_Noun[One, Many]):
 
 
 class Watch(_Noun[One, Many]):
-    """The watch folders, by id or path. Every change answers with the changed watch."""
+    """The watch folders, by id or path. Every change answers with the changed folder."""
 
     def add(self, path: str | os.PathLike[str], **fields: Unpack[WatchFields]) -> One:
         """Watch a folder from now on."""
         return self._one("watch.add", **path_params(path), **watch_params(fields))
 
     def list(self) -> Many:
-        """List all watches, oldest first."""
+        """List all watch folders, oldest first."""
         return self._many("watch.list")
 
     def show(self, name: str) -> One:
-        """Show a watch."""
+        """Show a watch folder."""
         return self._one("watch.show", name=sendable(name))
 
     def edit(self, name: str, /, *, version: int | None = None, **changes: Unpack[WatchFields]) -> One:

@@ -82,7 +82,9 @@ class Discovery:
                 await self._check()
             except Exception as error:
                 folder.problem = to_whisperd_error(self._watch, error)
-                log.warning("watch %s: %s (%s)", self._watch, folder.problem.message, folder.problem.code)
+                log.warning(
+                    "watch folder %s: %s (%s)", self._watch, folder.problem.message, folder.problem.code
+                )
                 await anyio.sleep(self._settings().retry_delay_s)
                 folder.request_scan()
             else:
@@ -107,7 +109,7 @@ class Discovery:
             for part in _slices(self._pending.due(anyio.current_time())):
                 await self._sift(await self._existing(part))
         except TimeoutError:
-            log.warning("watch %s: the folder does not respond", self._watch)
+            log.warning("watch folder %s: the folder does not respond", self._watch)
             folder.poll()
             await self._set_absent("The folder does not respond.")
 
@@ -155,7 +157,7 @@ class Discovery:
         folder.is_polled = needs_polling(file_system)
         folder.root, folder.problem, self._was_absent = root, None, False
         if was_absent:
-            log.info("watch %s: the folder is back", self._watch)
+            log.info("watch folder %s: the folder is back", self._watch)
         self._notify()  # before the log write, which may fail: nothing repeats this for the root
         if was_absent:
             await self._store.log.add(self._watch, LogLine("back", None, "The folder is back."))
@@ -169,7 +171,7 @@ class Discovery:
         fix = "Connect or mount its disk, or create the folder again; whisperd checks for it regularly."
         folder.problem = absent(self._path, message, fix)
         if not was_absent:
-            log.info("watch %s: the folder is absent", self._watch)
+            log.info("watch folder %s: the folder is absent", self._watch)
             await self._store.log.add(self._watch, LogLine("absent", None, message))
         self._notify()
 

@@ -34,7 +34,7 @@ def exists(path: str) -> WhisperdError:
     return WhisperdError(
         "watch.exists",
         f"{path} is already watched.",
-        f"Change that watch with `whisperctl watch edit {shlex.quote(path)}`.",
+        f"Change its settings with `whisperctl watch edit {shlex.quote(path)}`.",
         {"path": path},
     )
 
@@ -61,7 +61,7 @@ def stale(preset: WatchPreset, version: int) -> WhisperdError:
     """`watch.stale`: the watch was changed since the client read it."""
     return WhisperdError(
         "watch.stale",
-        f"The watch {preset.id} was changed by another client in the meantime.",
+        f"The watch folder {preset.id} was changed by another client in the meantime.",
         f"Check it with `whisperctl watch show {preset.id}`, then make your change again.",
         {"id": preset.id, "version": preset.version, "expected": version},
     )
@@ -71,7 +71,7 @@ def to_whisperd_error(watch: str, error: Exception) -> WhisperdError:
     """Return the error to report for an exception; log an unexpected one, which is a bug of ours."""
     if isinstance(error, WhisperdError):
         return error.copy()
-    log.error("watch %s: unexpected error", watch, exc_info=error)
+    log.error("watch folder %s: unexpected error", watch, exc_info=error)
     return unexpected_error()
 
 
@@ -79,7 +79,7 @@ def unknown_file(path: str) -> WhisperdError:
     """`watch.unknown_file`: the ledger has no such file, or it is deleted or excluded."""
     return WhisperdError(
         "watch.unknown_file",
-        f"{path} is not a file of this watch: it was never taken, no longer exists, or is excluded.",
+        f"{path} is not a file of this watch folder: it was never taken, no longer exists, or is excluded.",
         "`whisperctl watch log FOLDER` lists its files, and `whisperctl watch show FOLDER` the patterns.",
         {"path": path},
     )
@@ -89,8 +89,8 @@ def unknown_watch(name: str, paths: Sequence[str] = ()) -> WhisperdError:
     """`watch.unknown`, with the watched folders."""
     return WhisperdError(
         "watch.unknown",
-        f"There is no watch {name!r}.",
-        "List the watches with `whisperctl watch list`."
+        f"There is no watch folder {name!r}.",
+        "List the watch folders with `whisperctl watch list`."
         if paths
         else "Add one with `whisperctl watch add FOLDER`.",
         {"name": name, "paths": list(paths)},

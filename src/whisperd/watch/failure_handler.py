@@ -47,14 +47,14 @@ class FailureHandler:
 
         If the ledger itself fails, retry until the failure can be recorded, since nothing else would.
         """
-        log.warning("watch %s: a file failed: %s", folder.preset.id, error.code)
+        log.warning("watch folder %s: a file failed: %s", folder.preset.id, error.code)
         while True:
             try:
                 await self._note(folder, seen, number, error)
                 return
             except Exception as another:
                 problem = to_whisperd_error(folder.preset.id, another)
-                log.warning("watch %s: %s (%s)", folder.preset.id, problem.message, problem.code)
+                log.warning("watch folder %s: %s (%s)", folder.preset.id, problem.message, problem.code)
                 folder.backoff.begin(problem)
             await anyio.sleep(self._settings().retry_delay_s)
 

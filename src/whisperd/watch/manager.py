@@ -126,7 +126,7 @@ class WatchManager:
                     raise exists(one.preset.path)
             await self._store.insert(preset)
             self._start(preset)
-        log.info("watch %s added", preset.id)
+        log.info("watch folder %s added", preset.id)
         return preset
 
     async def edit(self, name: str, changes: WatchChanges, version: int | None = None) -> WatchPreset:
@@ -158,7 +158,7 @@ class WatchManager:
             self._update_notifier()
         for job in jobs:
             self._jobs.cancel(job)
-        log.info("watch %s removed", preset.id)
+        log.info("watch folder %s removed", preset.id)
         return preset
 
     async def retry(self, name: str, paths: Sequence[str] | None = None, *, all: bool = False) -> int:
@@ -235,7 +235,7 @@ class WatchManager:
             try:
                 return await self._store.files.with_status(watch, ("working", "written"))
             except WhisperdError as error:
-                log.warning("watch %s: %s (%s)", watch, error.message, error.code)
+                log.warning("watch folder %s: %s (%s)", watch, error.message, error.code)
                 await anyio.sleep(self._settings().retry_delay_s)
 
     def _on_work(self) -> None:
@@ -324,7 +324,7 @@ class WatchManager:
         try:
             await self._store.retire(list(self._folders), moment)
         except WhisperdError as error:
-            log.warning("cannot delete old watch records: %s (%s)", error.message, error.code)
+            log.warning("cannot delete old records of watch folders: %s (%s)", error.message, error.code)
 
     def _note_outcome(self, folder: WatchFolder, path: str, outcome: Outcome) -> None:
         now_s = anyio.current_time()

@@ -117,12 +117,12 @@ def _check(preset: WatchPreset) -> None:
 def _check_options(preset: WatchPreset) -> None:
     if "runtime" in preset.options:
         raise invalid(
-            "options", "The runtime of a watch is not a job option.", "Set the watch's `runtime` instead."
+            "options", "The runtime of a watch folder is not a job option.", "Set its `runtime` instead."
         )
     if preset.runtime is not None and preset.options.get("model") is not None:
         raise invalid(
             "runtime",
-            "The watch names both a runtime and a model, but a runtime has its own model.",
+            "The watch folder names both a runtime and a model, but a runtime has its own model.",
             "Leave out one of them.",
         )
 

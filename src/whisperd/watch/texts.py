@@ -98,7 +98,7 @@ class Texts:
             others = [one for one in kept if one.path != claimed.path]
             await self._store.outputs.replace(row.id, [*others, _written(claimed)])
         except WhisperdError as refused:  # the log line has the error
-            log.info("watch %s: cannot write an error file: %s", preset.id, refused.code)
+            log.info("watch folder %s: cannot write an error file: %s", preset.id, refused.code)
 
     async def remove_error(self, row: FileRow) -> None:
         """Delete the error file of a recording, unless the user has changed it.
