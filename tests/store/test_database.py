@@ -24,12 +24,13 @@ from whisperd.runtimes.presets import PresetStore, check_presets
 from whisperd.runtimes.profiles import check_profiles
 from whisperd.store import Database, open_database, problem_with
 from whisperd.store.migrate import Migration, bundled_migrations
+from whisperd.watch import check_watches
 from whisperd_testing import LIMIT_S, unprivileged
 
 pytestmark = pytest.mark.anyio
 
 LATEST = len(bundled_migrations())
-CHECKS = (check_presets, check_profiles)
+CHECKS = (check_presets, check_profiles, check_watches)
 NUMBERS = [Migration(1, "CREATE TABLE numbers (x INTEGER NOT NULL UNIQUE);\n")]
 
 
@@ -319,6 +320,7 @@ async def test_a_database_with_the_wrong_schema_is_damaged(statement: str, path:
         ["UPDATE runtimes SET device = 'tpu'"],
         ["UPDATE runtimes SET device_index = 'none'"],
         ["UPDATE profiles SET options = '[]'"],
+        ["UPDATE watches SET preset = json_set(preset, '$.quiet_hours', 'at night')"],
         ["DROP TRIGGER default_runtime_stays", "DELETE FROM default_runtime"],
         ["UPDATE default_runtime SET id = 'nobody'"],
     ],

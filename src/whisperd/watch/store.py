@@ -15,6 +15,7 @@ from whisperd.watch.file_table import FileTable
 from whisperd.watch.log_table import KEPT_LOG_LINES, LogTable
 from whisperd.watch.output_table import OutputTable
 from whisperd.watch.preset import WatchPreset
+from whisperd.watch.quiet import parse_quiet_hours
 
 __all__ = ["WatchStore", "check_watches"]
 
@@ -110,6 +111,9 @@ def _encoded(preset: WatchPreset) -> str:
 
 def _preset(text: str, path: bytes) -> WatchPreset:
     try:
-        return msgspec.convert({**msgspec.json.decode(text), "path": os.fsdecode(path)}, WatchPreset)
-    except (msgspec.MsgspecError, TypeError) as error:
+        preset = msgspec.convert({**msgspec.json.decode(text), "path": os.fsdecode(path)}, WatchPreset)
+        if preset.quiet_hours is not None:
+            parse_quiet_hours(preset.quiet_hours)
+    except (ValueError, TypeError) as error:
         raise ValueError(f"it contains an invalid watch ({error})") from error
+    return preset
