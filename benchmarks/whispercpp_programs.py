@@ -13,7 +13,7 @@ from pathlib import Path
 
 from benchmarks.measure import CACHE, REPOSITORY
 
-__all__ = ["program", "source", "version"]
+__all__ = ["program", "source", "unpack", "version"]
 
 LOCK = REPOSITORY / "plugins/whisperd-whispercpp/src/whisperd_whispercpp/whispercpp-source.lock"
 FOLDER = CACHE / "whispercpp"
@@ -35,10 +35,17 @@ def source() -> Path:
         subprocess.run(
             [sys.executable, *download, "--dest", str(FOLDER), f"pywhispercpp=={version()}"], check=True
         )
-        with tarfile.open(FOLDER / f"{name}.tar.gz") as archive:
-            archive.extractall(FOLDER / f"{name}.unpacked", filter="data")
+        unpack(FOLDER / f"{name}.tar.gz", FOLDER / f"{name}.unpacked")
         (FOLDER / f"{name}.unpacked" / name).rename(folder)
     return folder / "whisper.cpp"
+
+
+def unpack(path: Path, folder: Path) -> None:
+    """Unpack a source distribution into a folder."""
+    with tarfile.open(path) as archive:
+        # Python has extraction filters since 3.11.4.
+        archive.extraction_filter = getattr(tarfile, "data_filter", lambda member, _folder: member)
+        archive.extractall(folder)
 
 
 def program(name: str) -> Path:

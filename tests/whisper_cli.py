@@ -13,12 +13,12 @@ import resource
 import shutil
 import subprocess
 import sys
-import tarfile
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from benchmarks.recordings import DECODE
+from benchmarks.whispercpp_programs import unpack
 from filelock import FileLock
 
 from whisperd.natives.lock import Source, parse_lock
@@ -98,8 +98,7 @@ def _compile(source: Source, bundle: Path, folder: Path) -> Path:
     options = ("--quiet", "--no-deps", "--no-binary", source.name, "--require-hashes")
     command = [sys.executable, "-m", "pip", "download", *options]
     subprocess.run([*command, "--dest", str(folder), "-r", str(requirements)], check=True)
-    with tarfile.open(folder / source.file) as archive:
-        archive.extractall(folder, filter="data")
+    unpack(folder / source.file, folder)
     root = folder / source.file.removesuffix(".tar.gz") / "whisper.cpp"
     libraries = bundle / "pywhispercpp.libs"
     examples, cli = root / "examples", folder / "whisper-cli"
