@@ -83,6 +83,8 @@ async def open_child(
             start_new_session=True,
             creationflags=_CREATION_FLAGS,
         )
+    if sys.version_info < (3, 11, 4):
+        _expect_broken_pipe(process)
     with _enclosed(process):
         try:
             yield process
@@ -90,6 +92,17 @@ async def open_child(
             with anyio.CancelScope(shield=True):
                 kill(process)
                 await process.aclose()
+
+
+def _expect_broken_pipe(process: Process) -> None:
+    """Keep asyncio from logging that a child died while it was being written to, as if that were a bug.
+
+    The writer gets the error anyway. Python does the same since 3.11.4 (gh-104340).
+    """
+    protocol = getattr(getattr(process.stdin, "_stream", None), "_protocol", None)
+    closed = getattr(protocol, "_stdin_closed", None)  # trio has no such future, and needs none
+    if closed is not None:
+        closed.add_done_callback(lambda done: done.cancelled() or done.exception())
 
 
 def kill(process: Process) -> None:
