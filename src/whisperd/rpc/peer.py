@@ -91,13 +91,17 @@ class Peer:
         return bool(self._calls)
 
     async def _write(self, data: bytes) -> None:
-        # Shielded: a partial message would corrupt everything after it on the stream.
-        async with self._write_lock:
-            with anyio.CancelScope(shield=True):
-                try:
-                    await self._send.send(data)
-                except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
-                    raise PeerClosed from error
+        # A partial message would corrupt everything after it on the stream. asyncio's own `Task.cancel`
+        # ignores shields, so a task that only we can cancel sends it.
+        async with self._write_lock, open_task_group() as tasks:
+            tasks.start_soon(self._send_whole, data)
+
+    async def _send_whole(self, data: bytes) -> None:
+        with anyio.CancelScope(shield=True):
+            try:
+                await self._send.send(data)
+            except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
+                raise PeerClosed from error
 
     async def run(self) -> None:
         """Read until the other side disconnects, then wake all waiting requests."""
