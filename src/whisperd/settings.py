@@ -78,7 +78,7 @@ class LimitSettings(_Section, frozen=True):
     """Limits on connections, messages, uploads and jobs."""
 
     max_connections: Annotated[int, _key("Connections open at the same time.", ge=1, le=10_000)] = 512
-    max_pending_requests: Annotated[int, _key("Unanswered requests per connection.", ge=1, le=10_000)] = 64
+    max_pending_requests: Annotated[int, _key("Unanswered requests per connection.", ge=1, le=10_000)] = 1024
     max_frame_bytes: Annotated[int, _key("Size of one message, in bytes.", ge=4096, le=64 * 2**20)] = (
         4 * 2**20
     )
@@ -95,10 +95,10 @@ class LimitSettings(_Section, frozen=True):
     unread_timeout_s: Annotated[
         float, _key("Seconds after which a client that leaves more than that unread is disconnected.", gt=0)
     ] = 60.0
-    max_subscriptions: Annotated[int, _key("Event subscriptions per connection.", ge=1, le=10_000)] = 64
+    max_subscriptions: Annotated[int, _key("Event subscriptions per connection.", ge=1, le=10_000)] = 1024
     max_upload_bytes: Annotated[int, _key("Size of one uploaded input, in bytes.", ge=1)] = 4 * 2**30
     max_uploads: Annotated[int, _key("Uploads per connection that no job has used yet.", ge=1, le=10_000)] = (
-        64
+        1024
     )
     max_uploads_bytes: Annotated[int, _key("Size of all uploads together, in bytes.", ge=1)] = 16 * 2**30
     max_jobs: Annotated[int, _key("Jobs queued or running at the same time.", ge=1, le=1_000_000)] = 10_000

@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Coroutine
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ import pytest
 import whisperd
 from scripted_daemon import ScriptedDaemon
 from whisperd.client import AsyncClient, Segment, aconnect
-from whisperd.settings import LimitSettings
 from whisperd_testing import LIMIT_S, RunningDaemon, batches
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
@@ -105,6 +105,25 @@ async def test_concurrent_transcriptions(shared: RunningDaemon, tone: Path, long
     assert all(one == streams[0] for one in streams)
 
 
+async def test_hundreds_of_tasks_share_a_client(
+    shared: RunningDaemon, toy: Callable[..., str], tone: Path
+) -> None:
+    model, content = toy(load_s=600), tone.read_bytes()
+
+    async def stream(client: AsyncClient) -> None:
+        async for _ in client.transcribe(tone, stream=True, model=model):
+            raise AssertionError("the model is never loaded")
+
+    async with aconnect(shared.socket, start=False) as client, anyio.create_task_group() as tasks:
+        for _ in range(100):
+            tasks.start_soon(partial(client.transcribe, content, model=model))
+            tasks.start_soon(stream, client)
+        with anyio.fail_after(LIMIT_S):
+            while len(await client.jobs.list("queued")) < 200:
+                await anyio.sleep(0.01)
+        tasks.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_an_error_of_the_daemon_is_raised(shared: RunningDaemon, tmp_path: Path, stream: bool) -> None:
     (tmp_path / "text.wav").write_text("no audio at all")
@@ -175,10 +194,10 @@ async def test_cancelling_during_the_creation_of_an_upload_leaves_none(
 
 async def test_refused_recordings_leave_no_uploads(shared: RunningDaemon) -> None:
     async with aconnect(shared.socket, start=False) as client:
-        for _ in range(LimitSettings().max_uploads + 1):
-            with pytest.raises(whisperd.WhisperdError) as caught:
-                await client.transcribe(b"")
-            assert caught.value.code == "audio.empty"
+        with pytest.raises(whisperd.WhisperdError) as caught:
+            await client.transcribe(b"")
+        assert caught.value.code == "audio.empty"
+        assert not list((shared.folder / "state" / "uploads").iterdir())
 
 
 class Silent:
