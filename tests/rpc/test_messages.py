@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import traceback
+from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Annotated, Any
 
@@ -163,6 +166,14 @@ def test_invalid_parameters_are_refused_by_path(params: Any, named: str) -> None
         decode_params(msgpack.packb(params), Example)
     assert caught.value.code == "rpc.invalid_params"
     assert named in caught.value.message
+
+
+@pytest.mark.parametrize("again", [copy.copy, lambda error: pickle.loads(pickle.dumps(error))])
+def test_an_error_can_be_copied_and_passed_to_another_process(
+    again: Callable[[WhisperdError], WhisperdError],
+) -> None:
+    error = WhisperdError("audio.not_found", "There is no file.", "Look.", {"path": "a"})
+    assert again(error).to_wire() == error.to_wire()
 
 
 def test_a_path_that_is_not_utf8_can_be_reported() -> None:

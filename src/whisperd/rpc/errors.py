@@ -34,6 +34,9 @@ class WhisperdError(Exception):
         self.fix = fix
         self.data: dict[str, Any] = dict(data or {})
 
+    def __reduce__(self) -> tuple[Any, ...]:  # `pickle` and `copy` would pass on the message alone
+        return WhisperdError, (self.code, self.message, self.fix, self.data)
+
     def to_wire(self) -> dict[str, Any]:
         """Return the map that is sent on the wire and printed under `--json`."""
         wire = {"code": self.code, "message": self.message, "fix": self.fix, "data": self.data}
