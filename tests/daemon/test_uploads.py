@@ -1,17 +1,20 @@
-"""Uploads when the disk refuses to write or delete."""
+"""Uploads: their pieces stay in order, and a disk may refuse to write or delete them."""
 
 from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from raw_client import RawClient
 
 from whisperd.daemon.uploads import UploadStore
 from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import LimitSettings
+from whisperd_testing import RunningDaemon
 
 REFUSALS = [
     (errno.ENOSPC, "disk.full"),
@@ -75,3 +78,22 @@ def test_a_late_chunk_does_not_recreate_an_upload(store: UploadStore, tmp_path: 
     with pytest.raises(WhisperdError):
         store.append(upload, b"piece")
     assert files(tmp_path) == []
+
+
+def test_pieces_sent_without_waiting_for_answers_stay_in_order(
+    shared: RunningDaemon, toy: Callable[..., str]
+) -> None:
+    pieces = [bytes([number]) * 50_000 for number in range(50)]
+    with RawClient(shared) as client:
+        upload = client.request("uploads.create")["id"]
+        job = {"input": {"upload": upload}, "options": {"model": toy(load_s=600)}}
+        client.send(
+            *(
+                [0, number, "uploads.append", [{"id": upload, "data": piece}]]
+                for number, piece in enumerate(pieces)
+            ),
+            [0, 50, "jobs.submit", [job]],
+        )
+        client.answer(50)
+        path = shared.folder / "state" / "uploads" / upload
+        assert path.read_bytes() == b"".join(pieces)

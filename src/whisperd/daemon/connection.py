@@ -62,6 +62,8 @@ class Connection:
         """Whether the client expects an error to be a string, not a map."""
         self.uploads: set[str] = set()
         """Uploads that no job has used yet."""
+        self.uploading = anyio.Lock()
+        """Held while a piece is stored, so that the pieces stay in the order in which they were sent."""
 
     async def serve(self) -> None:
         """Serve until the client disconnects or its stream is invalid; then cancel its pending requests."""

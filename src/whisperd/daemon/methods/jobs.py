@@ -310,9 +310,10 @@ async def _source(call: Call, params: SubmitParams) -> Source:
             raise invalid_params("a stream belongs to its connection and cannot be detached")
         return Source(JobInput(stream=True), audio_buffer=AudioBuffer())
     if given.upload is not None:
-        path, shown = _uploaded(call, given.upload), JobInput(upload=given.upload)
-        if params.detach:
-            await anyio.to_thread.run_sync(call.service.uploads.sync, given.upload)
+        async with call.connection.uploading:  # until the pieces sent before are stored
+            path, shown = _uploaded(call, given.upload), JobInput(upload=given.upload)
+            if params.detach:
+                await anyio.to_thread.run_sync(call.service.uploads.sync, given.upload)
     else:
         path = given.given_path
         shown = JobInput(path=sendable(path))

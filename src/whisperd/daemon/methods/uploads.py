@@ -40,13 +40,14 @@ async def create(call: Call, params: NoParams) -> dict[str, Any]:
 
 
 async def append(call: Call, params: AppendParams) -> dict[str, Any]:
-    """Append bytes to an upload; send the next piece after the response."""
-    check_owned(call, params.id)
-    try:
-        size_bytes = await anyio.to_thread.run_sync(call.service.uploads.append, params.id, params.data)
-    except WhisperdError:
-        call.connection.uploads.discard(params.id)  # it was deleted
-        raise
+    """Append bytes to an upload. The next piece may be sent before the response."""
+    async with call.connection.uploading:
+        check_owned(call, params.id)
+        try:
+            size_bytes = await anyio.to_thread.run_sync(call.service.uploads.append, params.id, params.data)
+        except WhisperdError:
+            call.connection.uploads.discard(params.id)  # it was deleted
+            raise
     return {"size": size_bytes}
 
 
