@@ -36,6 +36,13 @@ with open(sys.argv[1], "rb") as file:
     print(is_being_written(file.fileno(), sys.argv[1]))
 """
 
+HASH_OF = """
+import sys
+from whisperd.watch.writing import file_hash
+
+print(file_hash(sys.argv[1]))
+"""
+
 
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
@@ -130,6 +137,20 @@ def test_a_recording_changed_while_it_is_copied_stays(
     with pytest.raises(OSError, match="changed during"):
         writing._copy(str(recording), str(tmp_path / "a.wav"))
     assert recording.read_bytes() == b"more sound" and names(tmp_path) == ["inbox"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="named pipes and devices")
+@pytest.mark.parametrize("is_device", [False, True])
+def test_a_pipe_or_device_in_the_place_of_a_text_blocks_nothing(recording: Path, is_device: bool) -> None:
+    text = recording.with_name("a.en.txt")
+    if is_device:
+        text.symlink_to("/dev/zero")
+    else:
+        os.mkfifo(text)
+    assert run_python(HASH_OF, str(text), env=os.environ) == "None\n"
+    with pytest.raises(WhisperdError) as refused:
+        place(str(text), b"text", (), str(recording), overwrite=True)
+    assert refused.value.code == "output.exists" and not text.is_file()
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions")

@@ -47,9 +47,11 @@ def text_hash(content: bytes) -> str:
 
 
 def file_hash(path: str) -> str | None:
-    """Return the SHA-256 of a file; None if it does not exist or cannot be read."""
+    """Return the SHA-256 of a regular file; None if there is none at the path or it cannot be read."""
     try:
-        with open(path, "rb") as file:
+        with open(path, "rb", opener=_open_nonblocking) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a device may have no end
+                return None
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None
@@ -57,7 +59,7 @@ def file_hash(path: str) -> str | None:
 
 def is_ours(path: str, hashes: Collection[str]) -> bool:
     """Whether the file at a path is one that we wrote and that is unchanged since."""
-    return os.path.isfile(path) and not os.path.islink(path) and file_hash(path) in hashes
+    return not os.path.islink(path) and file_hash(path) in hashes
 
 
 def longest_name(folder: str) -> int:
@@ -177,6 +179,11 @@ def remove_ours(path: str, hashes: Collection[str]) -> None:
     if is_ours(path, hashes):
         with contextlib.suppress(OSError):
             os.unlink(path)
+
+
+def _open_nonblocking(path: str, flags: int) -> int:
+    # A named pipe without a writer would block.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _make_folder(folder: str, like: str) -> None:
