@@ -213,6 +213,32 @@ def test_closing_ends_a_transcription_in_another_thread(
     assert (out, err) == ("whisper.closed\n", "")
 
 
+def test_closing_does_not_wait_for_a_recording_that_never_ends(run: Run, toy: Callable[..., str]) -> None:
+    code = """
+    import threading
+    class Endless:
+        def __init__(self):
+            self.is_read, self.is_over = threading.Event(), threading.Event()
+        def read(self, count):
+            self.is_read.set()
+            self.is_over.wait()
+            return b""
+    def transcribe():
+        try:
+            whisper.transcribe(endless)
+        except whisperd.WhisperdError as error:
+            print(error.code)
+    endless = Endless()
+    with whisperd.Whisper(model=sys.argv[1]) as whisper:
+        thread = threading.Thread(target=transcribe)
+        thread.start()
+        endless.is_read.wait()
+    thread.join()
+    endless.is_over.set()
+    """
+    assert run(code, toy()) == "whisper.closed\n"
+
+
 def test_leaving_the_iteration_early_cancels(run: Run, toy: Callable[..., str], ten_minutes: Path) -> None:
     code = """
     import contextlib

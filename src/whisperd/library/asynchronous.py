@@ -188,7 +188,7 @@ class AsyncWhisper:
             await check_path(path)
             shown = JobInput(path=sendable(path))
         else:
-            upload = await to_thread.run_sync(self._spool, _bytes_of(input, sample_rate))
+            upload = await self._spool(_bytes_of(input, sample_rate))
             path, shown = str(self._service.uploads.path(upload)), JobInput(upload=upload)
         lease = self._service.runtimes.lease(self._service.runtimes.find(NAME))
         try:
@@ -202,24 +202,27 @@ class AsyncWhisper:
             self._service.remove_upload_after(job, upload)
         return job
 
-    def _spool(self, data: Iterator[bytes]) -> str:
-        """Write the data to a file that a decoder can open. Blocks."""
+    async def _spool(self, data: Iterator[bytes]) -> str:
+        """Write the data to a file that a decoder can open."""
         uploads = self._service.uploads
-        upload = uploads.create()
+        upload = await to_thread.run_sync(uploads.create)
         try:
-            for piece in data:
-                uploads.append(upload, piece)
+            # A pipe or a disk may block a thread forever: abandon the thread when cancelled.
+            while piece := await to_thread.run_sync(next, data, None, abandon_on_cancel=True):
+                await to_thread.run_sync(uploads.append, upload, piece)
             if not uploads.size_bytes(upload):
                 raise WhisperdError("audio.empty", "The recording is empty.", "Check that it was saved.")
         except BaseException:
-            uploads.remove(upload)
+            await self._service.remove_upload(upload)
             raise
         return upload
 
 
 async def _path_of(input: Input | Buffer) -> str | None:
     """Return the absolute path of an input that a decoder can open itself, else None."""
-    if isinstance(input, str | os.PathLike) and await to_thread.run_sync(is_path, input):
+    if isinstance(input, str | os.PathLike) and await to_thread.run_sync(
+        is_path, input, abandon_on_cancel=True
+    ):
         return absolute(input)
     return None
 

@@ -84,6 +84,7 @@ class Whisper:
         """
         with ExitStack() as stack:
             self._portal = stack.enter_context(open_portal())
+            stack.callback(self._cancel_all)
 
             def opened(tell: OnProgress | None) -> AbstractAsyncContextManager[AsyncWhisper]:
                 return AsyncWhisper(model, progress=tell, **fields)
@@ -100,6 +101,11 @@ class Whisper:
     def close(self) -> None:
         """Cancel running transcriptions and end all processes. Closing twice is harmless."""
         self._stack.close()
+
+    def _cancel_all(self) -> None:
+        """Cancel what has no job yet: a transcription that still reads its recording."""
+        with suppress(RuntimeError):  # the main thread has ended, and has stopped the portal
+            self._portal.call(self._portal.stop, True)
 
     @property
     def model(self) -> str:
