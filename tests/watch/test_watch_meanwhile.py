@@ -148,6 +148,33 @@ async def test_a_recording_whose_disk_vanished_during_its_command_is_deleted_lat
         assert len(watches.jobs.taken) == 1, "its texts exist already"
 
 
+async def test_a_recording_is_moved_as_soon_as_that_is_possible(
+    tmp_path: Path, inbox: Path, no_notifications: None
+) -> None:
+    """Until then it is tried again and again, but its command runs only once."""
+    done, ran = tmp_path / "done", tmp_path / "ran"
+    once = ("sh", "-c", f"echo ran >> '{ran}'")
+    async with open_watches(tmp_path) as watches:
+        manager = watches.manager
+        changes = WatchChanges(after="move", move_to=str(done), command=once)
+        preset = await manager.add(str(inbox), changes)
+        await manager.scan(preset.id)
+        done.write_text("in the way")
+        put(inbox, "a.wav")
+        await manager.scan(preset.id)
+        await until_awaiting_followup(watches, preset.id)
+        await manager.scan(preset.id)  # tries at once
+        await until_awaiting_followup(watches, preset.id)
+        assert (await manager.view(preset.id))["pending"] == 1
+        done.unlink()
+        await manager.scan(preset.id)
+        await until((done / "a.wav").exists)
+        await until_done(watches, preset.id)
+        assert ran.read_text() == "ran\n"
+        events = [line["event"] for line in await manager.log(preset.id, 10)]
+        assert events == ["done", "command", "waiting", "moved away"]
+
+
 async def test_a_recording_renamed_during_its_command_is_not_deleted(
     tmp_path: Path, inbox: Path, no_notifications: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,6 +26,8 @@ class Backoff:
         """The last failure; None after a success."""
         self.not_writable: set[str] = set()
         """Subfolders, of it or of its output folder, that cannot be written to."""
+        self.not_moved: dict[int, float] = {}
+        """Files that could not be moved once their command had run, and when to try again."""
         self._settings = settings
         self._until_s = 0.0
 
@@ -45,6 +47,7 @@ class Backoff:
     def try_now(self) -> None:
         """Stop waiting; the next file shows whether the cause is fixed."""
         self._until_s = 0.0
+        self.not_moved.update(dict.fromkeys(self.not_moved, 0.0))
 
     def end(self) -> None:
         """Reset after a success."""

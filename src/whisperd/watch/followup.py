@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from typing import Final, Literal
 
+import anyio
 from anyio.to_thread import run_sync
 
 from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import WatchSettings
 from whisperd.watch import scanner, writing
 from whisperd.watch.command import command_words, run_command
+from whisperd.watch.failures import kind_of_failure
 from whisperd.watch.folder import WatchFolder
 from whisperd.watch.ledger import FileRow
 from whisperd.watch.log_table import LogLine
@@ -19,6 +22,12 @@ from whisperd.watch.preset import WatchPreset
 from whisperd.watch.store import WatchStore
 
 __all__ = ["FollowUp", "needs_no_followup"]
+
+MOVE_RETRY_S: Final = 600.0
+"""How long to wait before a recording that could not be moved is moved again: it may be a large copy."""
+
+Result = Literal["over", "missing", "blocked"]
+"""`missing`: its disk may be unmounted, or it may have been renamed. `blocked`: it cannot be moved now."""
 
 
 def needs_no_followup(preset: WatchPreset) -> bool:
@@ -33,30 +42,36 @@ class FollowUp:
         self._store = store
         self._settings = settings
 
-    async def run(self, folder: WatchFolder, row: FileRow) -> bool:
+    async def run(self, folder: WatchFolder, row: FileRow) -> Result:
         """Run the follow-up of a file whose texts are written.
 
-        Returns False if the file is missing: the follow-up then waits, as its disk may be unmounted or the
-        file may have been renamed.
+        Unless it is over, it must be run again later, which does not repeat the command of a blocked file.
         """
-        preset = folder.preset
+        preset, not_moved = folder.preset, folder.backoff.not_moved
+        if not_moved.get(row.id, 0.0) > anyio.current_time():
+            return "blocked"
         if not await folder.is_there(row):
-            return False
-        is_well = await self._run_command(preset, row) if preset.command else True
+            return "missing"
+        is_well = row.id in not_moved or not preset.command or await self._run_command(preset, row)
         if preset.after == "stay":
             await self._store.files.update(row.id, status="done")
-            return True
+            return "over"
         if is_well:
             if await folder.is_away(row):  # since the command started
-                return False
+                return "missing"
             line = await self._move_or_delete(preset, row)
         else:
             line = LogLine("stays", row.path, "The recording was left in place because its command failed.")
+        if line.event == "waiting":
+            if row.id not in not_moved:
+                await self._store.log.add(preset.id, line)
+            not_moved[row.id] = anyio.current_time() + MOVE_RETRY_S
+            return "blocked"
         if line.event == "stays":
             await self._store.files.update(row.id, line, status="done")
         else:
             await self._record_removal(row, line)
-        return True
+        return "over"
 
     async def give_up(self, preset: WatchPreset, row: FileRow) -> None:
         """Give up the follow-up of a file that cannot be found anywhere."""
@@ -72,10 +87,14 @@ class FollowUp:
     async def _move_or_delete(self, preset: WatchPreset, row: FileRow) -> LogLine:
         try:
             return await run_sync(_move_or_delete, preset, row)
-        except (WhisperdError, OSError) as error:
-            return LogLine(
-                "stays", row.path, f"The recording was left in place: {getattr(error, 'message', error)}"
-            )
+        except WhisperdError as error:
+            if kind_of_failure(error.code) != "file":
+                message = f"The recording is moved later. {error.message} {error.fix}"
+                return LogLine("waiting", row.path, message)
+            reason = error.message
+        except OSError as error:
+            reason = str(error)
+        return LogLine("stays", row.path, f"The recording was left in place: {reason}")
 
     async def _run_command(self, preset: WatchPreset, row: FileRow) -> bool:
         outputs = [

@@ -53,7 +53,7 @@ class FileWork:
         self._followup = FollowUp(store, settings)
         self._failure_handler = FailureHandler(store, self._texts, settings, on_outcome)
         self._awaiting_followup: set[int] = set()
-        """Files that were missing when their follow-up was due: their disk may be unmounted."""
+        """Files whose follow-up could not be finished: they are missing, or cannot be moved now."""
         self._locks: WeakValueDictionary[int, anyio.Lock] = WeakValueDictionary()
 
     async def take(self, folder: WatchFolder, seen: Seen) -> None:
@@ -174,6 +174,7 @@ class FileWork:
 
     async def _finish(self, folder: WatchFolder, number: int, job: Job) -> None:
         self._awaiting_followup.discard(number)  # its content has changed since
+        folder.backoff.not_moved.pop(number, None)
         await job.over.wait()
         if job.is_suspended:
             return  # the next daemon resumes it
@@ -209,10 +210,13 @@ class FileWork:
 
     async def _follow_up(self, folder: WatchFolder, row: FileRow) -> None:
         self._awaiting_followup.discard(row.id)
-        if await self._followup.run(folder, row):
+        result = await self._followup.run(folder, row)
+        if result == "over":
+            folder.backoff.not_moved.pop(row.id, None)
             self._on_outcome(folder, row.path, "done")
-        else:
-            self._awaiting_followup.add(row.id)
+            return
+        self._awaiting_followup.add(row.id)  # the next scan finds it
+        if result == "missing":
             async with self._lock(row.id):  # it may be in the middle of a rename
                 now = await self._store.files.get(row.id)
             if now is not None:
