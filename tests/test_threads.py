@@ -1,4 +1,4 @@
-"""Access to folders that do not answer."""
+"""Access to folders that do not respond."""
 
 from __future__ import annotations
 

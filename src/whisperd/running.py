@@ -1,6 +1,6 @@
 """Identifies the daemon that uses a state folder: by a file that it writes, and a lock that it holds.
 
-Imports stay light, since clients use this: if the daemon does not answer, only this file says which process
+Imports stay light, since clients use this: if the daemon does not respond, only this file says which process
 to end.
 """
 

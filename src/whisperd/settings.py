@@ -183,7 +183,7 @@ class RuntimeSettings(_Section, frozen=True):
         float, _key("Seconds after which an engine that is still loading a model is killed.", gt=0)
     ] = 1800.0
     batch_timeout_s: Annotated[
-        float, _key("Seconds after which an engine that does not answer a batch is killed.", gt=0)
+        float, _key("Seconds after which an engine that does not respond to a batch is killed.", gt=0)
     ] = 600.0
     batch_timeout_per_audio_s: Annotated[
         float, _key("Further seconds that it has for each second of audio in the batch.", ge=0)

@@ -24,7 +24,7 @@ __all__ = ["ANSWER_TIMEOUT_S", "run_abandonable"]
 ANSWER_TIMEOUT_S = 10.0
 """How long a folder may take to answer."""
 THREADS_PER_FOLDER: Final = 4
-"""A folder that does not answer blocks no more threads than these, and does not delay other folders."""
+"""A folder that does not respond blocks no more threads than these, and does not delay other folders."""
 
 T = TypeVar("T")
 _folders: RunVar[WeakValueDictionary[str, Folder]] = RunVar("whisperd.threads")
@@ -55,7 +55,7 @@ class Folder:
 async def run_abandonable(
     path: str | os.PathLike[str], work: Callable[[], T], timeout_s: float | None = None
 ) -> T:
-    """Run `work`, which reads `path`, in a thread. Raises `TimeoutError` if its folder does not answer in
+    """Run `work`, which reads `path`, in a thread. Raises `TimeoutError` if its folder does not respond in
     time (`ANSWER_TIMEOUT_S` by default). Waiting for a turn in a folder that answers others does not count:
     it may contain thousands of files.
 

@@ -90,12 +90,12 @@ class TestWithoutADaemon:
     def test_invalid_settings(self, user: RunningDaemon) -> None:
         user.settings("[runtime]\nworkerz = 2\n")
         check_finds(user, "settings", "broken", "Did you mean `workers`?")
-        check_finds(user, "daemon", "broken", "No daemon answers.")
+        check_finds(user, "daemon", "broken", "No daemon responds.")
 
     def test_a_state_folder_that_is_a_file(self, user: RunningDaemon) -> None:
         Path(user.env["WHISPERD_STATE_DIR"]).touch()
         check_finds(user, "state folder", "broken", "is not a folder")
-        check_finds(user, "daemon", "broken", "No daemon answers.")
+        check_finds(user, "daemon", "broken", "No daemon responds.")
 
     def test_an_invalid_database(self, user: RunningDaemon) -> None:
         state = Path(user.env["WHISPERD_STATE_DIR"])
@@ -182,7 +182,7 @@ class TestWithADaemon:
 
     def test_the_doctor_starts_the_daemon(self, user: RunningDaemon) -> None:
         _, checks = doctor(user)
-        assert "answers, process" in checks["daemon"][0]["message"]
+        assert "responds, process" in checks["daemon"][0]["message"]
 
     @posix_only
     def test_a_killed_daemon(self, user: RunningDaemon) -> None:

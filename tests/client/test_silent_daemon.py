@@ -49,7 +49,7 @@ async def test_a_daemon_that_hangs_raises_an_error(
             async with anyio.create_task_group() as tasks:
                 for _ in range(3):
                     tasks.start_soon(lambda: ask(data=bytes(size_bytes)))
-            assert codes == ["daemon.not_answering"] * 3
+            assert codes == ["daemon.not_responding"] * 3
 
 
 async def test_a_daemon_that_answers_pings_may_take_any_time(

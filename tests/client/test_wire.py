@@ -253,7 +253,7 @@ class TestSilence:
     def test_a_daemon_that_answers_no_ping_is_abandoned(self, ends: tuple[Wire, socket.socket]) -> None:
         wire, far = ends
         error = failing(lambda: wire.request("daemon.status"))
-        assert error.code == "daemon.not_answering"
+        assert error.code == "daemon.not_responding"
         assert "daemon restart --force" in error.fix
         assert len(list(self.pings(far))) == 1
         assert failing(lambda: wire.request("daemon.status")).code == "daemon.connection_lost"
@@ -262,12 +262,12 @@ class TestSilence:
         self, ends: tuple[Wire, socket.socket]
     ) -> None:
         wire, _ = ends
-        assert failing(wire.next_event).code == "daemon.not_answering"
+        assert failing(wire.next_event).code == "daemon.not_responding"
 
     def test_a_daemon_that_reads_nothing_is_abandoned(self, ends: tuple[Wire, socket.socket]) -> None:
         wire, _ = ends
         error = failing(lambda: wire.send("uploads.append", {"data": bytes(2**24)}))
-        assert error.code == "daemon.not_answering"
+        assert error.code == "daemon.not_responding"
 
     def test_work_may_take_any_time_while_pings_are_answered(
         self, ends: tuple[Wire, socket.socket], monkeypatch: pytest.MonkeyPatch

@@ -233,7 +233,7 @@ def test_the_log_of_another_daemon(daemon: RunningDaemon, unstarted: RunningDaem
     daemon.ctl("daemon", "stop")
     done = unstarted.ctl("daemon", "logs", "--socket", daemon.socket, "--json")
     assert done.json["path"] == str(unstarted.folder / "state" / "daemon.log")
-    assert f"No daemon answers on {daemon.socket}; printing {done.json['path']}." in done.err
+    assert f"No daemon responds on {daemon.socket}; printing {done.json['path']}." in done.err
 
 
 def test_following_the_log(daemon: RunningDaemon) -> None:

@@ -1,4 +1,4 @@
-"""A folder that does not answer (on a network or an automounter) blocks only the requests that name it."""
+"""A folder that does not respond (on a network or an automounter) blocks only the requests that name it."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_a_job_on_a_dead_file_is_refused(start_with_dead_folder: Callable[..., R
     with RawClient(start_with_dead_folder(0.2)) as client, pytest.raises(WhisperdError) as caught:
         client.request("jobs.submit", {"input": {"path": DEAD}})
     assert caught.value.code == "audio.not_readable"
-    assert "does not answer" in caught.value.message
+    assert "did not respond" in caught.value.message
     assert caught.value.fix
 
 

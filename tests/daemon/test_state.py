@@ -1,4 +1,4 @@
-"""One daemon per state folder, and how to deal with a daemon that does not answer."""
+"""One daemon per state folder, and how to deal with a daemon that does not respond."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_second_daemon_on_another_socket_is_refused(daemon: RunningDaemon) -> 
 class TestForce:
     @pytest.fixture
     def stopped(self, daemon: RunningDaemon) -> Iterator[RunningDaemon]:
-        """A daemon that does not answer."""
+        """A daemon that does not respond."""
         daemon.signal(signal.SIGSTOP)
         yield daemon
         if daemon.process is not None and daemon.process.poll() is None:
@@ -133,7 +133,7 @@ class TestForce:
     def test_commands_explain_that_it_does_not_answer(self, stopped: RunningDaemon) -> None:
         done = stopped.ctl("jobs", "list")
         assert done.status == 3
-        assert "does not answer" in done.err and "daemon restart --force" in done.err
+        assert "does not respond" in done.err and "daemon restart --force" in done.err
 
 
 @pytest.mark.anyio
@@ -148,7 +148,7 @@ async def test_the_asynchronous_client_times_out(
                 pass
     finally:
         os.kill(daemon.pid, signal.SIGCONT)
-    assert caught.value.code == "daemon.not_answering"
+    assert caught.value.code == "daemon.not_responding"
 
 
 def test_unrelated_variables_of_the_shell_are_not_inherited(

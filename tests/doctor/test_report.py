@@ -97,14 +97,14 @@ def test_names_chosen_by_the_user_are_private() -> None:
 
 def test_the_text_of_a_report() -> None:
     findings = [
-        Finding(name="daemon", status="ok", message="whisperd 1 answers"),
+        Finding(name="daemon", status="ok", message="whisperd 1 responds"),
         Finding(name="disk", status="broken", message="/home/maria is full.", fix="Make room."),
     ]
     assert report({"whisperd": "1", "Python": "3.13"}, findings, PRIVATE) == (
         "whisperd  1\n"
         "Python    3.13\n"
         "\n"
-        "ok       daemon: whisperd 1 answers\n"
+        "ok       daemon: whisperd 1 responds\n"
         "broken   disk: <path> is full.\n"
         "         Make room.\n"
     )

@@ -406,7 +406,7 @@ async def test_conversions_of_missing_folders_are_kept(
 async def test_conversions_of_deleted_or_changed_folders_are_removed(
     tmp_path: Path, store: ModelStore, converter: Converter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But not while this is unknown: if the disk is unmounted, or a network does not answer."""
+    """But not while this is unknown: if the disk is unmounted, or a network does not respond."""
     converted_from = {}
     for name in ("dead", "stick", "gone", "changed"):
         folder = write_files(tmp_path / f"the {name} place" / "mine", tiny_files(1))

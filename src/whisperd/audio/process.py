@@ -64,7 +64,7 @@ class Decoder:
         try:
             await self.child.request(method, None, NoneType)
         except (PeerClosed, WhisperdError) as error:
-            log.warning("a decoder does not answer: %r; %s", error, self.child.last_words)
+            log.warning("a decoder does not respond: %r; %s", error, self.child.last_words)
             return False
         return True
 

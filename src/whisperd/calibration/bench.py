@@ -152,7 +152,7 @@ def _too_slow(setting: Setting, limit_s: float, *, has_answered: bool) -> Trial:
     if has_answered:
         reason = f"It was stopped after {limit_s:.1f} s, because other settings are far faster."
     else:
-        reason = f"It did not answer within {limit_s:.1f} s."
+        reason = f"It did not respond within {limit_s:.1f} s."
     problem = WhisperdError(
         "calibration.slower" if has_answered else "calibration.stuck",
         reason,

@@ -59,7 +59,7 @@ MOST_BUDGET_S: Final = 900.0
 BUDGET_TRIALS: Final = 15
 """The budget in multiples of the first trial's time, as large models and slow computers need longer."""
 PATIENCE_S: Final = 30.0
-"""An engine that does not load the smallest model, or does not answer, within this time is stuck."""
+"""An engine that does not load the smallest model, or does not respond, within this time is stuck."""
 MOST_PATIENCE_S: Final = 600.0
 SMALL_PARAMETERS: Final = 39e6
 

@@ -29,7 +29,7 @@ Shape = tuple[int, int]
 """The number of replicas, and of threads of each."""
 
 Outcome = Literal["measured", "slower", "stuck", "failed", "no_memory"]
-"""`slower`: stopped because it took far longer than the best. `stuck`: it did not answer at all.
+"""`slower`: stopped because it took far longer than the best. `stuck`: it did not respond at all.
 `failed`: it crashed or raised an error. `no_memory`: it was not tried because it did not fit into memory."""
 
 

@@ -49,7 +49,7 @@ CODES = {
     UNREACHABLE: (
         "daemon.connection_lost",
         "daemon.foreign",
-        "daemon.not_answering",
+        "daemon.not_responding",
         "daemon.start_failed",
         "daemon.stopping",
         "daemon.too_many_connections",

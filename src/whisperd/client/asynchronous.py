@@ -24,7 +24,7 @@ from whisperd.client.wire import (
     PING_AFTER_S,
     closed,
     lost,
-    not_answering,
+    not_responding,
     not_sendable,
 )
 from whisperd.paths import socket_path
@@ -79,7 +79,7 @@ async def _greeted(path: str, *, start: bool, profile: str | None) -> AsyncItera
             with anyio.move_on_after(PATIENCE_S):
                 client.server = await client.request("session.hello", **hello_params(profile))
             if not client.server:
-                raise not_answering()
+                raise not_responding()
             tasks.start_soon(client._end_with_silence, stream)
             try:
                 yield client
@@ -200,7 +200,7 @@ class AsyncClient(Nouns[Awaitable[Map], Awaitable[list[Map]]]):
                 silent_s, heard = silent_s + PING_AFTER_S if is_silent else 0.0, self._peer.heard
                 if silent_s == PING_AFTER_S:
                     tasks.start_soon(self._ping)
-            self._reason = not_answering()
+            self._reason = not_responding()
             await hang_up(stream)
 
     async def _ping(self) -> None:

@@ -22,7 +22,7 @@ __all__ = [
     "Wire",
     "closed",
     "lost",
-    "not_answering",
+    "not_responding",
     "not_sendable",
     "unreachable",
 ]
@@ -45,8 +45,8 @@ LIMITS = FrameLimits(max_frame_bytes=256 * 2**20, max_depth=32, max_items=50_000
 class Wire:
     """One connection to the daemon; not for use by several threads at once.
 
-    Every wait for the daemon raises `daemon.not_answering` if it does not even answer a ping: its process
-    hangs, or was stopped.
+    Every wait for the daemon raises `daemon.not_responding` if it does not even respond to a ping: its
+    process hangs, or was stopped.
     """
 
     def __init__(self, connection: Connected) -> None:
@@ -96,7 +96,7 @@ class Wire:
             self._socket.sendall(data)
         except TimeoutError as error:
             self._hang_up()
-            raise not_answering() from error
+            raise not_responding() from error
         except OSError as error:
             self._read_last_words()
             raise self._why_closed() from error
@@ -156,7 +156,7 @@ class Wire:
     def _receive(self, timeout_s: float | None) -> None:
         """Process what arrives within a time; None leaves the time to this method.
 
-        A silent daemon is pinged, and given up if it does not answer that either.
+        A silent daemon is pinged, and given up if it does not respond to that either.
         """
         if not self._is_open:
             raise self._why_closed()
@@ -172,7 +172,7 @@ class Wire:
                 self._ask("session.ping")
             elif self._silent_s >= PATIENCE_S:
                 self._hang_up()
-                raise not_answering() from None
+                raise not_responding() from None
             return
         except OSError as error:
             raise self._why_closed() from error
@@ -220,11 +220,11 @@ def unreachable(path: str) -> WhisperdError:
     )
 
 
-def not_answering() -> WhisperdError:
-    """Return the error that the daemon is running but does not answer."""
+def not_responding() -> WhisperdError:
+    """Return the error that the daemon is running but does not respond."""
     return WhisperdError(
-        "daemon.not_answering",
-        "The daemon does not answer: its process hangs, or was stopped.",
+        "daemon.not_responding",
+        "The daemon does not respond: its process hangs, or was stopped.",
         "Run `whisperctl daemon restart --force` to kill it and start one that continues detached jobs.",
     )
 

@@ -46,7 +46,7 @@ EXIT_NOT_STARTED: Final = 3
 EXIT_INTERRUPTED: Final = 130
 
 END_TIMEOUT_S: Final = 15.0
-"""Limit on the clean-up. A thread that waits for a disk that does not answer cannot be ended."""
+"""Limit on the clean-up. A thread that waits for a disk that does not respond cannot be ended."""
 
 SPARE_FILES: Final = 256
 """File descriptors for everything but clients: workers, decoders, downloads, logs."""

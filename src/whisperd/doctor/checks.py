@@ -55,7 +55,7 @@ def worst(findings: list[Finding]) -> Status:
 
 
 def check_daemon(ours: str, theirs: str | None, pid: int | None, problem: Finding | None) -> Finding:
-    """Check that a daemon answers and has our version; `problem` says why none answers."""
+    """Check that a daemon responds and has our version; `problem` says why none responds."""
     if problem is not None:
         return problem
     if theirs != ours:
@@ -64,7 +64,7 @@ def check_daemon(ours: str, theirs: str | None, pid: int | None, problem: Findin
             f"The daemon has version {theirs}, this program has version {ours}.",
             "Restart the daemon with this version: `whisperctl daemon restart`.",
         )
-    return _ok("daemon", f"whisperd {theirs} answers, process {pid}")
+    return _ok("daemon", f"whisperd {theirs} responds, process {pid}")
 
 
 def check_socket(facts: SocketFacts) -> Iterator[Finding]:

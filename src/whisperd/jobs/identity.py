@@ -67,7 +67,7 @@ async def check_path(path: str) -> FileStamp:
     except TimeoutError as error:
         raise WhisperdError(
             "audio.not_readable",
-            f"{path} cannot be read: its folder does not answer within {ANSWER_TIMEOUT_S:.0f} seconds.",
+            f"{path} cannot be read: its folder did not respond within {ANSWER_TIMEOUT_S:.0f} seconds.",
             "Check that the disk or network folder responds, or copy the file to another one.",
             {"path": path},
         ) from error

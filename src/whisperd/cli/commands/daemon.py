@@ -65,7 +65,7 @@ def _add_lines(parser: Parser) -> None:
 
 def _add_force(parser: Parser) -> None:
     parser.add_argument(
-        "--force", action="store_true", help="kill its process at once, even if it does not answer"
+        "--force", action="store_true", help="kill its process at once, even if it does not respond"
     )
 
 
@@ -239,7 +239,7 @@ def _log_file(options: argparse.Namespace) -> Path:
     if not service.is_stopped(options):  # connecting to its socket would start the daemon
         with suppress(WhisperdError), connect_as(options, start=False) as client:
             return Path(client.daemon.status()["log"])
-    print_notice(f"whisperctl: No daemon answers on {printable(socket)}; printing {printable(str(usual))}.")
+    print_notice(f"whisperctl: No daemon responds on {printable(socket)}; printing {printable(str(usual))}.")
     return usual
 
 

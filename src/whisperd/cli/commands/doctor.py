@@ -83,7 +83,7 @@ def _ask(options: argparse.Namespace) -> tuple[Map, Map]:
             message = "not running: it starts when it is first needed"
             daemon["problem"] = Finding(name="daemon", status="ok", message=message)
         elif error.code != "rpc.unknown_method":  # an older daemon, whose version is reported
-            how = "The daemon answers, but its checks fail" if "version" in daemon else "No daemon answers"
+            how = "The daemon responds, but its checks fail" if "version" in daemon else "No daemon responds"
             daemon["problem"] = Finding(
                 name="daemon", status="broken", message=f"{how}. {error.message}", fix=error.fix
             )
