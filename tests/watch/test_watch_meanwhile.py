@@ -233,6 +233,30 @@ async def test_a_file_renamed_before_it_is_opened_is_retried_by_its_new_name(
         await until((inbox / "b.en.txt").exists)
 
 
+@pytest.mark.parametrize(("is_old", "slice_size"), [(True, 250), (False, 250), (False, 1)])
+async def test_a_new_file_under_the_old_name_of_a_renamed_one_is_transcribed(
+    tmp_path: Path,
+    inbox: Path,
+    no_notifications: None,
+    monkeypatch: pytest.MonkeyPatch,
+    is_old: bool,
+    slice_size: int,
+) -> None:
+    monkeypatch.setattr(discovery, "SLICE", slice_size)
+    put(inbox, "a.wav")
+    async with open_watches(tmp_path) as watches:
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        await until_done(watches, preset.id)
+        (inbox / "a.wav").rename(inbox / "b.wav")
+        (inbox / "a.wav").write_bytes(b"another sound")
+        if is_old:  # it needs no time to settle
+            os.utime(inbox / "a.wav", (1, 1))
+        await watches.manager.scan(preset.id)
+        await until_done(watches, preset.id, 2)
+        assert watches.jobs.paths == [str(inbox / "a.wav")] * 2
+        assert (inbox / "a.en.txt").exists() and (inbox / "b.en.txt").exists()
+
+
 async def test_a_name_that_differs_only_in_case_is_not_an_alias(tmp_path: Path, inbox: Path) -> None:
     """A link makes two names refer to one file, as a case-insensitive disk does."""
     put(inbox, "talk.wav")

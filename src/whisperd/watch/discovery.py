@@ -261,6 +261,8 @@ class Discovery:
         recognised = await folder.in_thread(
             lambda: [(one[0], scanner.recognised(self._path, *one)) for one in looked_up]
         )
+        # Renamed files first: another file may have the old name now.
+        recognised.sort(key=lambda one: one[1].verdict != "moved")
         latest = rfc3339_ago(-max(self._settings().retry_delay_s, LONGEST_DELAY_S))
         is_due, new = partial(wants_work, now=now_rfc3339(), latest=latest), set(new)
         for seen, (verdict, row) in recognised:
@@ -290,7 +292,7 @@ class Discovery:
     async def _moved(self, row: FileRow, seen: Seen, is_due: Callable[[FileRow], bool]) -> None:
         if self._pending.defers(seen.path):
             return
-        self._pending.drop(row.path)
+        await self._existing([row.path])  # another file may have the old name now
         self._pending.settling.forget(seen.path)
         await self._work.rename(self._folder, row, seen)
         self._do_when_due(row, seen, is_due)
