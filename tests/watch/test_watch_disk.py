@@ -166,6 +166,46 @@ def test_a_text_has_the_read_permissions_of_its_recording(recording: Path) -> No
     assert names(recording.parent) == ["a.en.txt", "a.wav"]
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs another group")
+@pytest.mark.parametrize(("mode", "text_mode"), [(0o640, 0o600), (0o664, 0o644)])
+def test_another_group_may_not_do_more_than_others(recording: Path, mode: int, text_mode: int) -> None:
+    recording.chmod(mode)
+    os.chown(recording, -1, os.getegid() + 1)
+    text = recording.with_name("a.en.txt")
+    place(str(text), b"text", (), str(recording))
+    assert text.stat().st_mode & 0o777 == text_mode
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="permissions")
+@pytest.mark.parametrize("is_copied", [False, True])
+@pytest.mark.parametrize("mode", [0o600, 0o666])
+def test_what_is_being_written_is_private_and_cannot_be_swapped(
+    recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int, is_copied: bool
+) -> None:
+    """Others may be able to write to the folder: a link that they put there must not get permissions."""
+    recording.chmod(mode)
+    ours, target, modes = tmp_path / "ours", recording.with_name("a.txt"), set[int]()
+    ours.write_bytes(b"secret")
+    ours.chmod(0o600)
+    module, name = (shutil, "copystat") if is_copied else (os, "fsync")
+    do = getattr(module, name)
+
+    def swap_and_do(*arguments: object) -> None:
+        for part in recording.parent.glob(".whisperd-*"):
+            modes.add(part.stat().st_mode & 0o777)
+            part.unlink()
+            part.symlink_to(ours)
+        do(*arguments)
+
+    monkeypatch.setattr(module, name, lambda *arguments, **_: swap_and_do(*arguments))
+    if is_copied:
+        writing._copy(str(recording), str(target))
+    else:
+        place(str(target), b"text", (), str(recording))
+    assert modes == {0o600} or mode == 0o666
+    assert ours.stat().st_mode & 0o777 == 0o600 and ours.read_bytes() == b"secret"
+
+
 @pytest.mark.skipif(os.name != "posix", reason="permissions")
 def test_created_folders_have_the_permissions_of_the_folder_of_the_recording(
     recording: Path, tmp_path: Path

@@ -11,8 +11,9 @@ import os
 import re
 import secrets
 import stat
+import sys
 from collections.abc import Collection, Iterator
-from typing import Final
+from typing import BinaryIO, Final
 
 import psutil
 
@@ -76,22 +77,21 @@ def place(
     """Write a file durably. An existing one is replaced if its hash is in `hashes`, or with `overwrite`.
 
     Users who may read or write the recording `source` may do the same with the file, whatever our umask, and
-    may enter the folders that are created for it. Raises `output.exists`, `output.not_writable`,
-    `output.folder_not_writable` and `disk.full`.
+    may enter the folders that are created for it; members of its group only if the file gets that group.
+    Raises `output.exists`, `output.not_writable`, `output.folder_not_writable` and `disk.full`.
     """
     folder = os.path.dirname(target)
     try:
         with _part_in(folder) as part:
             try:
                 _make_folder(folder, os.path.dirname(source))
-                with open(part, "xb") as file:
+                with _new_file(part) as file:
                     file.write(content)
+                    _share(file.fileno(), source, 0o666)
                     file.flush()
                     os.fsync(file.fileno())
             except OSError as error:  # whatever its name, nothing can be written there
                 raise _refused(target, error, FOLDER_NOT_WRITABLE) from error
-            with contextlib.suppress(OSError):  # it was deleted, or this file system has no such permissions
-                os.chmod(part, os.stat(source).st_mode & 0o666 | 0o600)
             if not _give_free_name(part, target):
                 ours = {*hashes, text_hash(content)}
                 if not (overwrite and os.path.isfile(target)) and not is_ours(target, ours):
@@ -191,11 +191,33 @@ def _make_folder(folder: str, like: str) -> None:
     made = list(itertools.takewhile(lambda place: not os.path.lexists(place), up_from(folder)))
     os.makedirs(folder, exist_ok=True)
     for place in made:
-        with contextlib.suppress(OSError):  # this file system has no such permissions
-            ours, theirs = os.stat(place), os.stat(like)
-            # Group permissions are granted only if the group is the same.
-            given = 0o1777 if ours.st_gid == theirs.st_gid else 0o1707
-            os.chmod(place, stat.S_IMODE(ours.st_mode | theirs.st_mode & given))
+        with contextlib.suppress(OSError):  # Windows opens no folders, and needs none of this
+            descriptor = os.open(place, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+            try:
+                _share(descriptor, like, 0o1777)
+            finally:
+                os.close(descriptor)
+
+
+def _new_file(path: str) -> BinaryIO:
+    """Create a file that no one else can open yet, whatever our umask."""
+    return open(path, "xb", opener=lambda path, flags: os.open(path, flags, 0o600))
+
+
+def _share(descriptor: int, like: str, given: int) -> None:
+    """Give all users the permissions that they have on `like`, as far as those are `given`.
+
+    By descriptor: where others can write to the folder, they could replace the file with a link to one of
+    ours, which would get these permissions. On Windows, files have those of their folder.
+    """
+    if sys.platform == "win32":
+        return
+    with contextlib.suppress(OSError):  # it was deleted, or this file system has no such permissions
+        ours, theirs = os.fstat(descriptor), os.stat(like)
+        mode = theirs.st_mode
+        if ours.st_gid != theirs.st_gid:  # our group has no more rights there than all others
+            mode = mode & ~0o070 | (mode & 0o007) << 3
+        os.fchmod(descriptor, stat.S_IMODE(ours.st_mode | mode & given))
 
 
 def _give_free_name(source: str, target: str) -> bool:
@@ -238,9 +260,14 @@ def _copy(source: str, target: str) -> bool:
 
     before = os.stat(source)
     with _part_in(os.path.dirname(target)) as part:
-        shutil.copy2(source, part)
-        with open(part, "rb+") as file:
-            os.fsync(file.fileno())
+        if sys.platform == "linux":
+            with _new_file(part) as file:
+                shutil.copy2(source, f"/proc/self/fd/{file.fileno()}")  # by descriptor, as in `_share`
+                os.fsync(file.fileno())
+        else:
+            shutil.copy2(source, part)
+            with open(part, "rb+") as file:
+                os.fsync(file.fileno())
         after = os.stat(source)
         if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
             raise OSError(errno.EBUSY, f"{source} changed during the copy")
