@@ -18,6 +18,7 @@ from whisperd.watch.absence import find_missing
 from whisperd.watch.ledger import FileRow, Identity
 from whisperd.watch.mounts import mounted_devices, parse_devices
 from whisperd.watch.names import Selection
+from whisperd.watch.notifier import Notifier
 from whisperd.watch.scanner import folder_inode, look_at
 from whisperd.watch.view import status_of
 
@@ -114,6 +115,8 @@ async def test_a_disk_that_is_unmounted_and_mounted_again(
 ) -> None:
     # Another test may mount a disk meanwhile that gets the device number of this one.
     monkeypatch.setattr(absence, "mounted_devices", frozenset)
+    renewed: list[str] = []
+    monkeypatch.setattr(Notifier, "renew", lambda _notifier: renewed.append(watched))
     (disk / "a.wav").write_bytes(b"sound")
     below = os.path.relpath(disk / "a.wav", tmp_path / watched)
     async with open_watches(tmp_path) as watches:
@@ -138,7 +141,9 @@ async def test_a_disk_that_is_unmounted_and_mounted_again(
             assert (await events())[1:] == [("absent", place)], "it is logged once"
         assert mount(disk)
         (disk / "a.wav").write_bytes(b"sound")
+        renewed.clear()
         await manager.scan(preset.id)
+        assert renewed, "changes on the disk go unreported"
         await until(lambda: status_of(folder) == ("watching", None) and not folder.pending.waiting)
         await until(lambda: not folder.pending.in_progress)
         assert (await known()).identity == getattr(look_at(str(tmp_path / watched), below), "identity", None)

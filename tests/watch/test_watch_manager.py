@@ -502,6 +502,24 @@ async def test_a_folder_that_is_back_is_watched_even_if_logging_fails(
         await until(lambda: str(inbox) in watches.manager._notifier.folders)
 
 
+async def test_after_its_folder_was_replaced_a_watch_hears_of_changes_in_the_new_one(
+    tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if a scan finds the new folder first: the kernel still reports changes in the old one."""
+    async with open_watches(tmp_path) as watches:
+        listening: list[str] = []
+        monkeypatch.setattr(watches.manager._notifier, "_on_lost", listening.append)
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        await until(lambda: listening)
+        inbox.rename(tmp_path / "old")
+        inbox.mkdir()
+        await watches.manager.scan(preset.id)
+        await watches.manager._check_folders(watches.folders())
+        await until(lambda: len(listening) == 2)
+        put(inbox, "a.wav")
+        await until((inbox / "a.en.txt").exists)
+
+
 async def test_a_folder_that_is_back_is_not_reported_absent_during_its_scan(
     tmp_path: Path, inbox: Path, no_notifications: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -57,8 +57,12 @@ class Discovery:
         work: FileWork,
         settings: Callable[[], WatchSettings],
         notify: Callable[[], None],
+        on_replaced: Callable[[], None],
     ) -> None:
-        """`notify` is called when there is work to do, or when the set of folders to watch must change."""
+        """`notify` is called when there is work to do, or when the set of folders to watch must change;
+        `on_replaced` when the folder or a disk mounted in it was replaced by another one of the same path, in
+        which the kernel does not report changes yet.
+        """
         self._folder = folder
         self._watch, self._path = folder.preset.id, folder.preset.path
         self._pending = folder.pending
@@ -66,6 +70,7 @@ class Discovery:
         self._work = work
         self._settings = settings
         self._notify = notify
+        self._on_replaced = on_replaced
         self._partials: dict[str, None] = {}
         """Inodes of files seen under the name of an unfinished file."""
         self._was_absent = False
@@ -150,8 +155,8 @@ class Discovery:
                 await self._sift(files)
 
     async def _set_present(self, root: str) -> None:
-        folder, was_absent = self._folder, self._was_absent
-        if root == folder.root:
+        folder, before, was_absent = self._folder, self._folder.root, self._was_absent
+        if root == before:
             return
         file_system = await folder.in_thread(lambda: file_system_of(self._path))
         folder.is_polled = needs_polling(file_system)
@@ -159,6 +164,8 @@ class Discovery:
         if was_absent:
             log.info("watch folder %s: the folder is back", self._watch)
         self._notify()  # before the log write, which may fail: nothing repeats this for the root
+        if before is not None:
+            self._on_replaced()
         if was_absent:
             await self._store.log.add(self._watch, LogLine("back", None, "The folder is back."))
 
@@ -184,8 +191,11 @@ class Discovery:
             last = rows[-1].path
             unmounted |= await self._forget_missing(rows, root, is_same=is_same)
         before, self._folder.unmounted = self._folder.unmounted, unmounted
+        mounted = [place for place in before if place not in unmounted]
+        if mounted:
+            self._on_replaced()
         lines = [LogLine("absent", place or None, NOT_MOUNTED) for place in unmounted if place not in before]
-        lines += [LogLine("back", place or None, MOUNTED) for place in before if place not in unmounted]
+        lines += [LogLine("back", place or None, MOUNTED) for place in mounted]
         if lines:
             await self._store.log.add(self._watch, *lines)
 

@@ -220,7 +220,9 @@ class WatchManager:
         self._tasks.start_soon(self._run, folder)
 
     async def _run(self, folder: WatchFolder) -> None:
-        discovery = Discovery(folder, self._store, self._work, self._settings, self._on_work)
+        discovery = Discovery(
+            folder, self._store, self._work, self._settings, self._on_work, self._notifier.renew
+        )
         with folder.scope:
             async with open_task_group() as folder.tasks:
                 for row in await self._interrupted(folder.preset.id):
@@ -316,8 +318,6 @@ class WatchManager:
         for folder, landmarks, found in zip(folders, before, now, strict=True):
             if found != landmarks and not folder.is_scanning:
                 folder.request_scan()
-                if folder.root is not None:
-                    self._notifier.renew()
 
     async def _retire(self) -> None:
         moment = rfc3339_ago(self._settings().keep_days * 86_400)
