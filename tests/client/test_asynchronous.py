@@ -137,10 +137,14 @@ async def test_an_error_of_the_daemon_is_raised(shared: RunningDaemon, tmp_path:
     assert caught.value.code == "audio.unsupported"
 
 
-async def test_an_error_of_the_program_itself_is_raised_unchanged(shared: RunningDaemon) -> None:
-    with pytest.raises(ZeroDivisionError):
+@pytest.mark.parametrize("error", [ZeroDivisionError(), ExceptionGroup("tasks", [ZeroDivisionError()])])
+async def test_an_error_of_the_program_itself_is_raised_unchanged(
+    shared: RunningDaemon, error: Exception
+) -> None:
+    with pytest.raises(type(error)) as caught:
         async with aconnect(shared.socket, start=False):
-            raise ZeroDivisionError
+            raise error
+    assert caught.value is error
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -375,7 +375,13 @@ def test_async_whisper(run: Run, toy: Callable[..., str], tone: Path) -> None:
             await whisper.transcribe(tone)
         except whisperd.WhisperdError as error:
             print(error.code)
+        mine = ExceptionGroup("tasks", [ZeroDivisionError()])
+        try:
+            async with whisperd.AsyncWhisper(model=model):
+                raise mine
+        except Exception as error:
+            print(error is mine)
         print(await whisperd.adownload_model(model) == whisperd.download_model(model))
     anyio.run(main)
     """
-    assert run(code, toy(), tone) == f"{TEXT}\nwhisper.closed\nTrue\n"
+    assert run(code, toy(), tone) == f"{TEXT}\nwhisper.closed\nTrue\nTrue\n"

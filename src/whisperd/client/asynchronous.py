@@ -65,7 +65,11 @@ async def aconnect(
                 raise
             # That daemon was just ending: start another one.
             client = await stack.enter_async_context(_greeted(path, start=start, profile=profile))
+        opened = stack.pop_all()
+    try:
         yield client
+    finally:
+        await opened.aclose()  # without the exception of the caller, which our task groups would wrap
 
 
 @asynccontextmanager

@@ -100,10 +100,10 @@ class AsyncWhisper:
             self._stack = stack.pop_all()
         return self
 
-    async def __aexit__(self, *error: Any) -> None:
+    async def __aexit__(self, *_: object) -> None:
         if self._stack is not None:
             stack, self._stack = self._stack, None
-            await stack.__aexit__(*error)
+            await stack.aclose()  # without the exception of the caller, which our task groups would wrap
 
     @property
     def model(self) -> str:
