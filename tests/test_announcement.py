@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisperd.announcement import COMPUTE_TYPES, faults, names_a_module
-from whisperd.plugins import Backend, ModelFormat, Needs, Variant, backends
+from whisperd.installed_plugins import backends
+from whisperd.plugins import Backend, ModelFormat, Needs, Variant
 
 VARIANT = Variant(name="one-cpu", lock=None, device="cpu", priority=1, compute_types=("int8",))
 BACKEND = Backend(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from whisperd import plugins
+from whisperd import installed_plugins
 from whisperd.plugins import Backend, Variant
 from whisperd_testing import run_python
 
@@ -16,7 +16,7 @@ BACKENDS = Path(__file__).parent / "backends"
 
 LIST = """
 import json, sys
-from whisperd.plugins import backends, find_variant, problems, variants, versions
+from whisperd.installed_plugins import backends, find_variant, problems, variants, versions
 print(json.dumps({
     "backends": [backend.name for backend in backends()],
     "variants": [variant.name for _, variant in variants()],
@@ -191,11 +191,11 @@ def test_variants_are_sorted_by_priority(monkeypatch: pytest.MonkeyPatch) -> Non
 
     one = Backend(name="one", engine="one:load", variants=(variant("one-cpu", 1), variant("one-cuda", 9)))
     two = Backend(name="two", engine="two:load", variants=(variant("two-cpu", 5),))
-    monkeypatch.setattr(plugins, "backends", lambda: (one, two))
-    assert [(backend.name, each.name) for backend, each in plugins.variants()] == [
+    monkeypatch.setattr(installed_plugins, "backends", lambda: (one, two))
+    assert [(backend.name, each.name) for backend, each in installed_plugins.variants()] == [
         ("one", "one-cuda"),
         ("two", "two-cpu"),
         ("one", "one-cpu"),
     ]
-    assert plugins.find_variant("two-cpu") == (two, two.variants[0])
-    assert plugins.find_variant("three-cpu") is None
+    assert installed_plugins.find_variant("two-cpu") == (two, two.variants[0])
+    assert installed_plugins.find_variant("three-cpu") is None

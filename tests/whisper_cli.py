@@ -21,8 +21,8 @@ from benchmarks.recordings import DECODE
 from benchmarks.whispercpp_programs import unpack
 from filelock import FileLock
 
+from whisperd.installed_plugins import find_variant
 from whisperd.natives.lock import Source, parse_lock
-from whisperd.plugins import find_variant
 from whisperd_testing import CACHE
 
 __all__ = ["can_build", "plain_wavs", "run_cli", "transcribe_with_cli", "whisper_cli"]

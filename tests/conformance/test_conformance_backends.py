@@ -13,9 +13,10 @@ import anyio
 import pytest
 
 from toy_runtime import BACKENDS, ENGINE
+from whisperd.installed_plugins import backends
 from whisperd.models import ModelStore
 from whisperd.natives import NativeStore
-from whisperd.plugins import Backend, Variant, backends
+from whisperd.plugins import Backend, Variant
 from whisperd.runtimes.computer import Computer
 from whisperd.runtimes.preset import RuntimePreset
 from whisperd.testing.conformance import CHECKS, Suite

@@ -14,9 +14,10 @@ import parrot
 import psutil
 import pytest
 
+from whisperd.installed_plugins import find_variant
 from whisperd.models import ModelStore
 from whisperd.natives import NativeStore
-from whisperd.plugins import Backend, Needs, find_variant
+from whisperd.plugins import Backend, Needs
 from whisperd.testing.conformance import CHECKS, Outcome, Suite
 from whisperd.testing.conformance.checks import Check, judge
 from whisperd.worker.process import Patience

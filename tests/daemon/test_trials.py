@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from whisperd.daemon.trials import _smallest_model, try_bundle
+from whisperd.installed_plugins import find_variant
 from whisperd.models import InstalledModel
-from whisperd.plugins import Backend, ModelFacts, Variant, find_variant
+from whisperd.plugins import Backend, ModelFacts, Variant
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.computer import JudgedVariant
 from whisperd.worker.protocol import LoadParams

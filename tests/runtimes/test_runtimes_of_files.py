@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from whisperd.plugins import Backend, ModelFacts, ModelFormat, Variant, find_variant
+from whisperd.installed_plugins import find_variant
+from whisperd.plugins import Backend, ModelFacts, ModelFormat, Variant
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.file_models import as_stored, narrowed, variants_for
 from whisperd.runtimes.preset import RuntimeChanges, RuntimePreset

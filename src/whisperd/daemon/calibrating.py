@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Final
 
 import anyio.to_thread
 
-from whisperd import plugins
 from whisperd._version import __version__
 from whisperd.calibration import Circumstances, DaemonInterface
 from whisperd.hardware import usable_cores
+from whisperd.installed_plugins import variants, versions
 from whisperd.natives import Bundle
-from whisperd.plugins import Backend, Variant, versions
+from whisperd.plugins import Backend, Variant
 from whisperd.progress import ignore_progress
 from whisperd.quantities import size
 from whisperd.rpc.errors import WhisperdError
@@ -142,7 +142,7 @@ async def _circumstances(service: Service) -> Circumstances:
         beam_size=service.settings.runtime.beam_size,
         versions={"whisperd": __version__, **versions()},
         variants=await anyio.to_thread.run_sync(
-            lambda: {one.name: _digest(service, one) for _, one in plugins.variants()}
+            lambda: {one.name: _digest(service, one) for _, one in variants()}
         ),
     )
 

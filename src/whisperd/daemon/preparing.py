@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from whisperd.audio import media_lock
+from whisperd.installed_plugins import variants
 from whisperd.natives import Bundle
-from whisperd.plugins import variants
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event
 from whisperd.runtimes import DaemonInterface

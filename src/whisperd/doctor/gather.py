@@ -29,9 +29,9 @@ from whisperd.doctor.facts import (
     ModelFacts,
     RuntimeFacts,
 )
+from whisperd.installed_plugins import problems
 from whisperd.models import ModelStore
 from whisperd.natives import Bundle, InstalledBundle, NativeStore
-from whisperd.plugins import problems
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes import Computer, JudgedVariant
 from whisperd.settings import is_offline, load_settings

@@ -10,10 +10,11 @@ import stat
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from whisperd.installed_plugins import backends
 from whisperd.models.manifest import InstalledModel
 from whisperd.models.memory import need_bytes
 from whisperd.models.names import no_model_at
-from whisperd.plugins import Backend, ModelFacts, backends
+from whisperd.plugins import Backend, ModelFacts
 from whisperd.rpc.errors import WhisperdError
 
 __all__ = [

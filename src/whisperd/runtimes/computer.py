@@ -23,8 +23,9 @@ from whisperd.hardware import (
     usable_cores,
     why_not,
 )
+from whisperd.installed_plugins import backends, variants
 from whisperd.natives import Bundle
-from whisperd.plugins import Backend, Needs, Variant, backends, variants
+from whisperd.plugins import Backend, Needs, Variant
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.preset import Capabilities, RuntimePreset
 

@@ -12,7 +12,7 @@ from typing import Any, get_args
 import psutil
 from anyio import to_thread
 
-from whisperd import paths, plugins
+from whisperd import installed_plugins, paths
 from whisperd._version import PROTOCOL, __version__
 from whisperd.daemon.exposition import CONTENT_TYPE, Family, Sample, by_label, render
 from whisperd.daemon.service import Call, Service
@@ -45,7 +45,7 @@ async def status(call: Call, params: NoParams) -> dict[str, Any]:
         "windows_waiting": sum(_waiting_windows(service).values()),
         "clients": len(service.connections),
         "environment": sorted(os.environ),
-        "plugin_problems": [problem.to_wire() for problem in plugins.problems()],
+        "plugin_problems": [problem.to_wire() for problem in installed_plugins.problems()],
         "stopping": service.stop_requested.is_set(),
         "service": service.manager_name,
         "on_battery": service.is_on_battery,

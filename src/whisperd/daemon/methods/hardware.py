@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from whisperd import plugins
+from whisperd import installed_plugins
 from whisperd.daemon.service import Call
 from whisperd.hardware import Gpus, Hardware, Memory, Processor
 from whisperd.rpc.messages import NoParams
@@ -35,7 +35,7 @@ def describe(hardware: Hardware, judged: Sequence[JudgedVariant]) -> dict[str, A
         "tools": hardware.tools,
         "unknown": hardware.unknown,
         "variants": [_variant(one) for one in judged],
-        "plugin_problems": [problem.to_wire() for problem in plugins.problems()],
+        "plugin_problems": [problem.to_wire() for problem in installed_plugins.problems()],
     }
 
 

@@ -11,8 +11,8 @@ import anyio.to_thread
 from whisperd.daemon.preparing import native_bundles
 from whisperd.daemon.service import Call
 from whisperd.daemon.trials import try_bundle
+from whisperd.installed_plugins import find_variant
 from whisperd.natives import Bundle, InstalledBundle
-from whisperd.plugins import find_variant
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import Name, Named, NoParams
 from whisperd.runtimes.computer import Computer

@@ -13,9 +13,10 @@ import msgspec
 from whisperd import paths
 from whisperd.cli.output import Progress as ProgressLine
 from whisperd.cli.output import prepare_streams, print_json, printable
+from whisperd.installed_plugins import backends, problems
 from whisperd.models import ModelStore, default_sources
 from whisperd.natives import Bundle, NativeStore
-from whisperd.plugins import Backend, Variant, backends, problems
+from whisperd.plugins import Backend, Variant
 from whisperd.progress import Progress
 from whisperd.quantities import size
 from whisperd.rpc.errors import WhisperdError
