@@ -22,6 +22,7 @@ __all__ = [
     "make_private_folder",
     "models_dir",
     "native_dir",
+    "runtime_dir",
     "socket_path",
     "state_dir",
     "usual_socket_path",
@@ -49,7 +50,7 @@ def usual_socket_path() -> str:
     """
     if os.name == "nt":
         return rf"\\.\pipe\whisperd-{os.environ.get('USERNAME', 'user')}"
-    runtime = _runtime_dir()
+    runtime = runtime_dir()
     path = f"{runtime}/{APP}/daemon.sock"
     if runtime is None or len(os.fsencode(path)) > MAX_SOCKET_PATH_BYTES:
         return f"/tmp/{APP}-{os.getuid()}/daemon.sock"  # noqa: S108 - made 0700, and its owner is checked
@@ -65,9 +66,10 @@ def whisperctl_for(socket: str) -> str:
     return f"whisperctl --socket {socket if os.name == 'nt' else quote(socket)}"
 
 
-def _runtime_dir() -> str | None:
+def runtime_dir() -> str | None:
+    """Return the runtime directory of the user; None if there is none. Not for Windows."""
     explicit = os.environ.get("XDG_RUNTIME_DIR")
-    if explicit and os.access(explicit, os.W_OK):  # after `sudo -u` it belongs to another user
+    if explicit and _is_own(explicit):  # after `su` or `sudo -u` it is another user's
         return explicit
     if sys.platform == "darwin":
         try:
@@ -75,7 +77,16 @@ def _runtime_dir() -> str | None:
         except WhisperdError:
             return None
     usual = f"/run/user/{os.getuid()}"
-    return usual if os.access(usual, os.W_OK) else None
+    return usual if _is_own(usual) else None
+
+
+def _is_own(folder: str) -> bool:
+    """Whether a folder belongs to this user, who can write to it."""
+    try:
+        is_own = os.stat(folder).st_uid == os.getuid()  # noqa: PTH116 - light
+        return is_own and os.access(folder, os.W_OK)
+    except OSError:
+        return False
 
 
 def config_file() -> Path:

@@ -212,7 +212,9 @@ def test_the_default_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     monkeypatch.delenv("WHISPERD_SOCKET", raising=False)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "of-somebody-else"))
     assert "of-somebody-else" not in paths.socket_path()
-    monkeypatch.setattr(os, "access", lambda *_: True)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert paths.runtime_dir() == str(tmp_path)
+    monkeypatch.setattr(paths, "_is_own", lambda _: True)
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
     assert paths.socket_path() == "/run/user/7/whisperd/daemon.sock"
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/" + "long" * 25)
@@ -221,6 +223,16 @@ def test_the_default_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     monkeypatch.chdir(tmp_path)
     assert paths.socket_path() == str(tmp_path / "d.sock")
     assert paths.socket_path("named.sock") == str(tmp_path / "named.sock")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.getuid() != 0, reason="needs root")
+def test_root_does_not_use_the_runtime_directory_of_another_user(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """After `su`, the variable is still that of the other user, and root could write to the folder."""
+    os.chown(tmp_path, 12345, -1)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert paths.runtime_dir() != str(tmp_path)
 
 
 def test_a_suggested_command_names_an_unusual_socket(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from service_user import User
 
+from whisperd import paths
+from whisperd.service_manager.install import run
 from whisperd_testing import until
 
 pytestmark = [
@@ -170,6 +172,17 @@ def test_without_a_manager_installing_fails(user: User) -> None:
     assert "contrib/openrc" in done.json["error"]["fix"]
     assert "contrib/runit" in done.json["error"]["fix"]
     assert not user.units.exists()
+
+
+def test_the_manager_is_found_without_a_session(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As by `sudo -u` or cron, while the user's manager runs."""
+    (tmp_path / "systemctl").write_text(f'#!/bin/sh\necho "$XDG_RUNTIME_DIR" > {tmp_path}/said\n')
+    (tmp_path / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)
+    monkeypatch.setattr(paths, "runtime_dir", lambda: "/run/user/7")
+    run([("systemctl", "--user", "start", "whisperd.service")])
+    assert (tmp_path / "said").read_text() == "/run/user/7\n"
 
 
 def test_without_systemctl_installing_fails(user: User) -> None:

@@ -70,14 +70,14 @@ def this_place(socket: str | None = None) -> Place:
         environment["WHISPERD_SOCKET"] = path
     home = paths.home()
     config = Path(os.environ.get("XDG_CONFIG_HOME") or home / ".config")
-    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/user/{_user()}"
+    runtime = paths.runtime_dir() if os.name == "posix" else None
     domain, name = os.environ.get("USERDOMAIN", ""), os.environ.get("USERNAME", "")
     return Place(
         command=tuple(python_command("whisperd")),
         reload=tuple(python_command("whisperd.cli.main", "--no-start", "daemon", "reload")),
         socket=path,
         listen=f"%t{path.removeprefix(runtime)}"
-        if path.startswith(f"{runtime}/") and not named
+        if runtime and path.startswith(f"{runtime}/") and not named
         else path.replace("%", "%%"),
         units=config / "systemd" / "user",
         agents=home / "Library" / "LaunchAgents",
@@ -219,8 +219,12 @@ def check(manager: Manager, *, force: bool = False) -> None:
 
 
 def _run(arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    environment = dict(os.environ)
+    if sys.platform == "linux" and (runtime := paths.runtime_dir()):
+        environment["XDG_RUNTIME_DIR"] = runtime  # not set by `sudo -u` and cron; systemd's socket is in it
     return subprocess.run(
         arguments,
+        env=environment,
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
