@@ -82,12 +82,19 @@ def test_the_service_inherits_download_variables_without_secrets(monkeypatch: py
         ("ALL_PROXY", "//anna:secret@proxy:3128"),
         ("FTP_PROXY", "/anna:secret@proxy:3128"),
         ("HF_TOKEN", "secret"),
+        ("PIP_INDEX_URL", "https://mirror/simple"),
+        ("PIP_EXTRA_INDEX_URL", "https://anna:secret@mirror/simple"),
+        ("PIP_CERT", "/opt/openssl@3/ours.pem"),
+        ("HF_HUB_CACHE", "/scratch/hub"),
+        ("OPENBLAS_PATH", "/opt/blas"),
     ):
         monkeypatch.setenv(name, value)
     environment = this_place().environment
     assert environment["HTTPS_PROXY"] == "http://proxy:3128"
     assert environment["SSL_CERT_FILE"] == "//nas/openssl@3/ours.pem"
     assert {one.upper() for one in environment} >= {"NO_PROXY"}
+    assert environment["PIP_INDEX_URL"] == "https://mirror/simple"
+    assert {"PIP_CERT", "HF_HUB_CACHE", "OPENBLAS_PATH"} <= environment.keys()
     assert "secret" not in str(environment)
 
 

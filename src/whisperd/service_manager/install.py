@@ -36,7 +36,8 @@ COMMAND_TIMEOUT_S: Final = 180.0
 
 KEPT_VARIABLES: Final = (
     "WHISPERD_SOCKET", "WHISPERD_CONFIG", "WHISPERD_STATE_DIR", "WHISPERD_NATIVE_DIR", "WHISPERD_MODELS_DIR",
-    "WHISPERD_OFFLINE", "HF_HOME", "HF_ENDPOINT", "HF_HUB_OFFLINE",
+    "WHISPERD_OFFLINE", "HF_HOME", "HF_HUB_CACHE", "HF_ENDPOINT", "HF_HUB_OFFLINE",
+    "CUDA_PATH", "MKLROOT", "OPENBLAS_PATH",
     "XDG_CONFIG_HOME", "XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CACHE_HOME",
 )  # fmt: skip
 """Variables that locate files: without them, the service would look elsewhere than the installing user."""
@@ -91,8 +92,9 @@ def this_place(socket: str | None = None) -> Place:
 def _is_kept(name: str, value: str) -> bool:
     """Whether to pass a variable to the service. Others may read its files, so no address with a password."""
     # Paths may contain an `@` too, such as that of `openssl@3`.
-    is_address = name == "HF_ENDPOINT" or name.upper().endswith("_PROXY")
-    return not (is_address and "@" in value) and (name in KEPT_VARIABLES or name.upper() in NETWORK)
+    is_address = name == "HF_ENDPOINT" or name.upper().endswith("_PROXY") or "://" in value
+    is_needed = name in KEPT_VARIABLES or name.upper() in NETWORK or name.startswith("PIP_")
+    return is_needed and not (is_address and "@" in value)
 
 
 def manager_of(place: Place, name: str | None) -> Manager:
