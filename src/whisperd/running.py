@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from socket import gethostname
 from typing import Final
 
 __all__ = ["LOCK", "Running", "find_running", "forget_running", "read_running", "write_running"]
@@ -26,6 +27,8 @@ class Running:
     socket: str
     config: str | None = None
     """The settings file that it was given with `--config` or WHISPERD_CONFIG."""
+    host: str = field(default_factory=gethostname)
+    """The name of its computer or container, since several may share the folder."""
 
 
 def find_running(folder: Path) -> Running | None:
@@ -43,7 +46,7 @@ def read_running(folder: Path) -> Running | None:
     try:
         read = json.loads((folder / _FILE).read_text(encoding="utf-8"))
         config = str(read["config"]) if read.get("config") else None  # an older daemon does not write it
-        return Running(pid=int(read["pid"]), socket=str(read["socket"]), config=config)
+        return Running(int(read["pid"]), str(read["socket"]), config, str(read["host"]))
     except (OSError, ValueError, KeyError, AttributeError, TypeError, OverflowError, RecursionError):
         return None
 

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from socket import gethostname
 
 import anyio
 import pytest
@@ -89,6 +90,26 @@ def test_a_second_daemon_on_another_socket_is_refused(daemon: RunningDaemon) -> 
     assert daemon.ctl("daemon", "status").status == 0
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("host", "message", "fix"),
+    [
+        (gethostname(), "its socket was deleted", "daemon stop --force"),
+        ("another", "A daemon on another already uses", "Stop it there"),
+    ],
+)
+async def test_a_state_folder_in_use_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, host: str, message: str, fix: str
+) -> None:
+    monkeypatch.setattr("whisperd.locks.ENDING_TIMEOUT_S", 0.2)
+    write_running(tmp_path, Running(pid=1, socket="/s", host=host))
+    with FileLock(tmp_path / "daemon.lock"), pytest.raises(WhisperdError) as caught:
+        async with claim_state(tmp_path, "/s"):
+            pass
+    assert caught.value.code == "state.in_use"
+    assert message in caught.value.message and fix in caught.value.fix
+
+
 class TestForce:
     @pytest.fixture
     def stopped(self, daemon: RunningDaemon) -> Iterator[RunningDaemon]:
@@ -128,6 +149,21 @@ class TestForce:
         done = daemon.ctl("--socket", f"{daemon.socket}2", "daemon", "stop", "--force", "--json")
         assert (done.status, done.json["error"]["code"]) == (1, "daemon.elsewhere")
         assert daemon.ctl("daemon", "status").status == 0
+
+    def test_no_process_but_a_daemon_is_killed(self, make_daemon: Callable[..., RunningDaemon]) -> None:
+        """On another computer that shares the state folder, the daemon's id belongs to some other process."""
+        unstarted = make_daemon()
+        folder = state(unstarted)
+        folder.mkdir()
+        bystander = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        with bystander, FileLock(folder / "daemon.lock"):
+            write_running(folder, Running(pid=bystander.pid, socket=unstarted.socket, host="another"))
+            done = unstarted.ctl("daemon", "stop", "--force", "--json")
+            assert bystander.poll() is None
+            bystander.communicate(b"\n", LIMIT_S)
+        error = done.json["error"]
+        assert (done.status, error["code"]) == (1, "daemon.elsewhere")
+        assert "runs on another" in error["message"]
 
     @pytest.mark.slow
     def test_commands_explain_that_it_does_not_answer(self, stopped: RunningDaemon) -> None:

@@ -10,6 +10,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from socket import gethostname
 
 from filelock import FileLock
 
@@ -36,11 +37,11 @@ async def claim_state(folder: Path, socket: str, config: str | None = None) -> A
     def check() -> None:
         running = read_running(folder)
         if running and running.socket != socket and is_listened_on(running.socket):
-            raise _in_use(folder, running)
+            raise _in_use(folder, running, socket)
 
     try:
         if not await take_over(lock, check):
-            raise _in_use(folder, read_running(folder))
+            raise _in_use(folder, read_running(folder), socket)
     except OSError as error:
         log.warning("the state folder cannot be locked: %s", error)
     try:
@@ -55,18 +56,25 @@ async def claim_state(folder: Path, socket: str, config: str | None = None) -> A
         lock.release()
 
 
-def _in_use(folder: Path, running: Running | None) -> WhisperdError:
+def _in_use(folder: Path, running: Running | None, socket: str) -> WhisperdError:
     if running is None:
         return WhisperdError(
             "state.in_use",
             f"Another daemon uses the state folder {folder}.",
             "Kill its process, `whisperd`, or set WHISPERD_STATE_DIR to another folder.",
         )
-    whisperctl = whisperctl_for(running.socket)
-    return WhisperdError(
-        "state.in_use",
-        f"The daemon on {running.socket}, process {running.pid}, already uses the state folder {folder}.",
-        f"Use that one (`{whisperctl} daemon status`), stop it with `{whisperctl} daemon stop`,"
-        " or set WHISPERD_STATE_DIR to another folder.",
-        {"pid": running.pid, "socket": running.socket, "path": str(folder)},
-    )
+    whisperctl, pid = whisperctl_for(running.socket), running.pid
+    if running.host != gethostname():
+        message = f"A daemon on {running.host} already uses the state folder {folder}."
+        fix = "Stop it there with `whisperctl daemon stop`, or set WHISPERD_STATE_DIR to another folder."
+    elif running.socket == socket:
+        message = f"A daemon, process {pid}, uses the state folder {folder}, but its socket was deleted."
+        fix = f"Kill it with `{whisperctl} daemon stop --force`; detached jobs continue in the next daemon."
+    else:
+        message = f"The daemon on {running.socket}, process {pid}, already uses the state folder {folder}."
+        fix = (
+            f"Use that one (`{whisperctl} daemon status`), stop it with `{whisperctl} daemon stop`,"
+            " or set WHISPERD_STATE_DIR to another folder."
+        )
+    data = {"pid": pid, "socket": running.socket, "path": str(folder)}
+    return WhisperdError("state.in_use", message, fix, data)
