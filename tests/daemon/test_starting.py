@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -172,6 +173,15 @@ def test_a_daemon_whose_socket_was_deleted_is_reported(
     with FileLock(f"{unstarted.socket}.lock"), pytest.raises(WhisperdError) as caught:
         anyio.run(claim)
     assert caught.value.code == "daemon.hidden"
+
+
+def test_a_daemon_whose_socket_was_deleted_makes_room_for_the_next(daemon: RunningDaemon) -> None:
+    """When a user logs out, the system deletes the folder of the socket."""
+    shutil.rmtree(Path(daemon.socket).parent)
+    Path(daemon.socket).parent.mkdir(mode=0o700)
+    assert daemon.ctl("daemon", "start").status == 0
+    assert daemon.wait() == 0
+    assert daemon.ctl("daemon", "stop").out == "whisperd has stopped\n"
 
 
 def test_a_daemon_does_not_delete_the_socket_of_another(daemon: RunningDaemon) -> None:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import anyio
 from anyio.abc import ByteStream, SocketAttribute, SocketListener
@@ -29,6 +29,8 @@ BACKLOG = 1024
 ACCEPT_PAUSE_S = 0.5
 
 Handle = Callable[[ByteStream], Coroutine[Any, Any, None]]
+SocketState = Literal["ours", "deleted", "replaced"]
+"""Whether the socket at our path is still ours; if not, no client can connect."""
 
 
 class Listener(Protocol):
@@ -42,6 +44,9 @@ class Listener(Protocol):
 
     def unlink(self) -> None:
         """Remove the socket, unless that was done or another daemon has replaced it."""
+
+    def state(self) -> SocketState:
+        """Return whether others have deleted or replaced the socket. Blocks."""
 
 
 class UnixListener:
@@ -76,6 +81,16 @@ class UnixListener:
             if self._inode and self._path.lstat().st_ino == self._inode:  # not another daemon's
                 self._path.unlink()
         self._inode = None  # the next socket at this path may have the same one
+
+    def state(self) -> SocketState:
+        """See `Listener`."""
+        try:
+            is_ours = self._inode is None or self._path.lstat().st_ino == self._inode
+            return "ours" if is_ours else "replaced"
+        except FileNotFoundError:
+            return "deleted"
+        except OSError:
+            return "ours"  # as far as is known
 
 
 @asynccontextmanager

@@ -26,7 +26,13 @@ from whisperd.daemon.conditions import relieve_memory, watch_power_and_sleep
 from whisperd.daemon.listener import Listener, claim_socket
 from whisperd.daemon.logfile import LogFile
 from whisperd.daemon.preparing import preload
-from whisperd.daemon.reporting import end_when_idle, feed_watchdog, report_status, status_line
+from whisperd.daemon.reporting import (
+    end_when_idle,
+    end_when_unreachable,
+    feed_watchdog,
+    report_status,
+    status_line,
+)
 from whisperd.daemon.server import serve
 from whisperd.daemon.service import Service, open_service
 from whisperd.daemon.signals import HANG_UP, receive_signals
@@ -137,6 +143,7 @@ async def _run(
             lambda: is_calibrating(service.settings) and not service.is_on_battery,
         )
         tasks.start_soon(feed_watchdog, notifier)
+        tasks.start_soon(end_when_unreachable, service, listener)
         for background in (report_status, end_when_idle, relieve_memory, watch_power_and_sleep):
             tasks.start_soon(background, service)
         await service.stop_requested.wait()
