@@ -308,6 +308,33 @@ def test_links_into_skipped_folders_are_not_followed(tmp_path: Path) -> None:
     assert {seen.path for seen in walk(str(root), by_inode) if seen} == {"far/a.wav", "one.wav"}
 
 
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="needs another user")
+def test_links_of_others_are_followed_only_to_what_is_theirs(tmp_path: Path) -> None:
+    """In a shared folder, they would otherwise get our recordings transcribed, moved or deleted."""
+    root, other = tmp_path / "root", os.getuid() + 1
+    for folder in ("root", "ours", "theirs"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "a.wav").write_bytes(folder.encode())
+    for path in ("theirs", "theirs/a.wav"):
+        os.chown(tmp_path / path, other, -1)
+    for name, target in (("one", "ours/a.wav"), ("their", "theirs/a.wav"), ("my", "ours/a.wav")):
+        (root / f"{name}.wav").symlink_to(f"../{target}")
+        (root / name).symlink_to(f"../{Path(target).parent}")
+    for name in ("one.wav", "one", "their.wav", "their"):
+        os.lchown(root / name, other, -1)
+
+    def found(start: str = "") -> list[str]:
+        return [seen.path for seen in walk(str(root), Selection(), start) if seen is not None]
+
+    assert found() == ["a.wav", "my.wav", "their.wav", "my/a.wav", "their/a.wav"]
+    assert found("one") == []
+    told = [(str(root / name), True) for name in ("one.wav", "one/a.wav", "their.wav", "their/a.wav")]
+    files, _, _ = classify(str(root), Selection(), told, print)
+    assert [seen.path for seen, _ in files] == ["their.wav", "their/a.wav"]
+    assert look_at(str(root), "one.wav") is look_at(str(root), "one/a.wav") is None
+    assert look_at(str(root), "my.wav") is not None
+
+
 def test_source_code_named_like_a_video_is_no_recording(tmp_path: Path) -> None:
     packets = (b"G@\0\x10\0" + b"\xff" * 183) * 20
     for name in ("camera.mts", "TV.TS", "sound.dts"):

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import takewhile
 from typing import Final
 
 from whisperd.audio import BEGINNING_BYTES, digest_of, kind_of, open_regular_file
@@ -57,9 +58,13 @@ def folder_inode(path: str) -> str | None:
 
 
 def look_at(root: str, path: str) -> Seen | None:
-    """Return a file of a folder; None unless it is a regular file whose content is stored locally."""
+    """Return a file of a folder; None unless it is a regular file whose content is stored locally, or if it
+    is behind a foreign link."""
+    full = os.path.join(root, path)
+    if _is_behind_foreign_link(root, full):
+        return None
     try:
-        status = os.stat(os.path.join(root, path))
+        status = os.stat(full)
     except (OSError, ValueError):
         return None
     return _seen(root, path, status)
@@ -224,8 +229,8 @@ def classify(
 
 
 def _skip_test(root: str, selection: Selection) -> Callable[[str], bool]:
-    """Return a predicate for full paths: whether one leads into a skipped folder, or is a link to a file of
-    this folder, which is found under its own name.
+    """Return a predicate for full paths: whether one leads into a skipped folder, is behind a foreign link,
+    or is a link to a file of this folder, which is found under its own name.
 
     The skipped folders themselves are never accessed: one may be on a disk that does not respond. Those that
     contain the watched folder do not count.
@@ -236,12 +241,29 @@ def _skip_test(root: str, selection: Selection) -> Callable[[str], bool]:
 
     def is_skipped(full: str) -> bool:
         real = os.path.realpath(full)
-        if _inside(real).startswith(skipped):
+        if _inside(real).startswith(skipped) or _is_behind_foreign_link(root, full):
             return True
         is_own = os.path.islink(full) and os.path.isfile(real) and real.startswith(real_root)
         return is_own and selection.takes(real.removeprefix(real_root))
 
     return is_skipped
+
+
+def _is_behind_foreign_link(root: str, full: str) -> bool:
+    """Whether a path of a folder passes through another user's link to what is not theirs.
+
+    In a shared folder, others could otherwise have us transcribe, move or delete any file of ours.
+    """
+    return any(map(_is_foreign_link, takewhile(lambda place: place != root, up_from(full))))
+
+
+def _is_foreign_link(path: str) -> bool:
+    try:
+        link = os.lstat(path)
+        is_foreign = stat.S_ISLNK(link.st_mode) and link.st_uid not in (0, os.stat(path).st_uid)
+    except (OSError, ValueError):
+        return False
+    return is_foreign and link.st_uid != os.getuid()
 
 
 def _inside(folder: str) -> str:
