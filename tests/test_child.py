@@ -1,15 +1,23 @@
-"""Child processes that die while they are being written to."""
+"""Child processes that die while they are being written to, and those that cannot be killed."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import subprocess
 import sys
 
 import anyio
+import psutil
 import pytest
 
+from toy_runtime import until
+from whisperd import child
 from whisperd.child import kill, open_child
+from whisperd.watch.command import run_command
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(10)"]
 
 
 def test_the_broken_pipe_of_a_dead_child_is_not_reported_as_a_bug() -> None:
@@ -27,3 +35,38 @@ def test_the_broken_pipe_of_a_dead_child_is_not_reported_as_a_bug() -> None:
     asyncio.run(main())
     gc.collect()
     assert problems == []
+
+
+@pytest.fixture
+def unkillable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No child can be killed: it runs as another user, or waits for a driver that does not respond."""
+    if os.name != "posix":
+        pytest.skip("needs process groups")
+
+    def refuse(_group: int, _number: int) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "killpg", refuse)
+    monkeypatch.setattr(child, "END_TIMEOUT_S", 0.05)
+
+
+@pytest.mark.anyio
+async def test_a_child_that_cannot_be_killed_is_left_behind(
+    unkillable: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with open_child(SLEEP, stderr=subprocess.DEVNULL) as process:
+        pass
+    assert process.returncode is None, "it was waited for"
+    assert f"process {process.pid} cannot be killed" in caplog.text
+    process.kill()
+    await process.aclose()
+
+
+@pytest.mark.anyio
+async def test_a_command_that_cannot_be_killed_is_left_behind(unkillable: None) -> None:
+    ended = await run_command(SLEEP, 0.05, {})
+    (process,) = (one for one in psutil.Process().children() if one.cmdline() == SLEEP)
+    process.kill()
+    assert not ended.ok and "killed after" in ended.words
+    await until(lambda: not psutil.pid_exists(process.pid))
+    await anyio.wait_all_tasks_blocked()

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ENDED_BY_OTHERS",
     "die_with_parent",
+    "end",
     "how_it_ended",
     "kill",
     "last_words",
@@ -37,6 +38,9 @@ __all__ = [
 
 ENDED_BY_OTHERS: Final = ("signal SIGKILL", "signal SIGTERM", "signal SIGINT", "signal SIGHUP")
 """Results of `how_it_ended` for a child that others ended, through no fault of its own."""
+
+END_TIMEOUT_S: Final = 10.0
+"""How long a killed child may take to end: the system needs seconds to reclaim a large memory."""
 
 _PR_SET_PDEATHSIG = 1
 _PARENT_GONE_STATUS = 75
@@ -89,9 +93,7 @@ async def open_child(
         try:
             yield process
         finally:
-            with anyio.CancelScope(shield=True):
-                kill(process)
-                await process.aclose()
+            await end(process)
 
 
 def _expect_broken_pipe(process: Process) -> None:
@@ -116,6 +118,24 @@ def kill(process: Process) -> None:
             os.killpg(process.pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
         pass
+
+
+async def end(process: Process) -> None:
+    """Kill a child and its descendants, and wait until it has ended, even if cancelled.
+
+    Leaves it behind if it does not end in time: one that waits for a driver or a network folder that does not
+    respond ends only when that responds, and one that runs as another user (`sudo`) may not be killed by us.
+    """
+    import logging
+
+    import anyio
+
+    with anyio.move_on_after(END_TIMEOUT_S, shield=True):
+        kill(process)
+        await process.wait()
+        await process.aclose()
+        return
+    logging.getLogger(__name__).warning("the process %d cannot be killed and is left behind", process.pid)
 
 
 def how_it_ended(status: int | None) -> str | None:

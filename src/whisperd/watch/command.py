@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import anyio
 
-from whisperd.child import how_it_ended, kill
+from whisperd.child import end, how_it_ended
 
 __all__ = ["CommandEnd", "command_words", "run_command"]
 
@@ -64,9 +64,7 @@ async def run_command(words: Sequence[str], timeout_s: float, variables: Mapping
     except TimeoutError:
         return CommandEnd(False, f"The command was killed after {timeout_s:g} seconds.")
     finally:
-        with anyio.CancelScope(shield=True):
-            kill(process)
-            await process.wait()
+        await end(process)
     if status == 0:
         return CommandEnd(True, "The command succeeded.")
     return CommandEnd(False, f"The command failed ({how_it_ended(status)}).")

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from whisperd.running import Running
 
 STOP_POLL_S = 0.02
+CLEAN_UP_TIMEOUT_S = 30.0
+"""How long the daemon may take to end once its jobs are over: it gives up after half of that."""
 LOG_EXAMPLES = """examples:
   whisperctl daemon logs -n 200
   whisperctl daemon logs --follow"""
@@ -378,7 +380,7 @@ def _wait_for_end(pid: int, grace_s: float) -> None:
     """Wait until a process has ended. It is not our child, so it can only be polled."""
     import time
 
-    deadline_s = time.monotonic() + grace_s + 10
+    deadline_s = time.monotonic() + grace_s + CLEAN_UP_TIMEOUT_S
     while _is_alive(pid):
         if time.monotonic() > deadline_s:
             raise WhisperdError(
