@@ -213,6 +213,7 @@ def test_channels_are_merged_by_time_in_any_order_of_arrival(
         (["使用", "Python"], "使用Python"),
         (["안녕하세요", "세계"], "안녕하세요 세계"),
         (["great 👍", "thanks"], "great 👍 thanks"),
+        (["great 👍🏽", "thanks"], "great 👍🏽 thanks"),
         (["Привет,", "мир"], "Привет, мир"),
     ],
 )

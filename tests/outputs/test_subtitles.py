@@ -150,6 +150,15 @@ def test_a_script_without_spaces_is_split_into_lines() -> None:
     assert not any(line[0] in "\u0e32\u0e35\u0e48" or line[-1] == "\u0e44" for line in lines)
 
 
+@pytest.mark.parametrize("stacked", ["\u1780\u17d2\u1789\u17bb", "\u1014\u1039\u1010\u1031"])
+def test_a_line_ends_in_no_cluster_of_consonants(stacked: str) -> None:
+    """In Khmer and Burmese, a mark that puts the next consonant below the previous one joins them."""
+    found = cues(transcript((0.0, 30.0, stacked[0] + stacked * 50)).segments, 30.0)
+    lines = [line for cue in found for line in cue.texts]
+    assert len(lines) > 1
+    assert not any(line[-1] == stacked[1] for line in lines)
+
+
 @pytest.mark.parametrize(
     "end", ["\u0964", "\u061f", "\u06d4", "\u1362", "\u104b", "\u17d4", "\u0f0d", "\u0589"]
 )
@@ -237,6 +246,15 @@ def test_vtt_is_read_back_by_another_parser(said: list[Spoken], words: bool) -> 
         plain = shown.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
         assert plain.split("\n") == list(cue.texts)
         assert caption.start < caption.end, "players do not show empty cues"
+
+
+@pytest.mark.parametrize("format_name", ["srt", "vtt"])
+def test_every_cue_has_a_length_in_milliseconds(format_name: str) -> None:
+    """Players skip a cue without one."""
+    written = render(transcript((0.0, 0.003, "好" * 168)), format_name)
+    times = re.findall(r"(\S+) --> (\S+)", written)
+    assert len(times) == 4
+    assert all(start < end for start, end in times)
 
 
 def test_cues_of_two_channels_may_overlap() -> None:

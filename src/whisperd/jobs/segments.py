@@ -82,6 +82,6 @@ def is_unspaced(character: str) -> bool:
     """Whether a character belongs to a script without spaces between words."""
     return (  # wide, but neither Korean nor an emoji
         unicodedata.east_asian_width(character) in ("W", "F")
-        and unicodedata.category(character) != "So"
+        and unicodedata.category(character) not in ("So", "Sk")  # the latter for a skin tone
         and not unicodedata.name(character, "").startswith("HANGUL")
     )

@@ -114,7 +114,7 @@ def _timed_lines(cue: Cue) -> Iterator[str]:
             gap = text[: len(text) - len(text.lstrip())]
             start_ms = _milliseconds(piece.start)
             if last_ms < start_ms < end_ms:
-                gap, last_ms = f"{gap}<{_clock(piece.start, '.')}>", start_ms
+                gap, last_ms = f"{gap}<{_clock(start_ms, '.')}>", start_ms
             written += f"{gap}<c>{_vtt_text(text.lstrip())}</c>"
         yield written
 
@@ -219,15 +219,16 @@ def _milliseconds(seconds: float) -> int:
     return max(0, round(seconds * 1000))
 
 
-def _clock(seconds: float, point: str) -> str:
+def _clock(milliseconds: int, point: str) -> str:
     """Format a time as `01:02:03.456`."""
-    whole, milliseconds = divmod(_milliseconds(seconds), 1000)
-    return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}{point}{milliseconds:03}"
+    whole, rest = divmod(milliseconds, 1000)
+    return f"{whole // 3600:02}:{whole // 60 % 60:02}:{whole % 60:02}{point}{rest:03}"
 
 
 def _times(cue: Cue, point: str) -> str:
     """Format the start and end of a cue, at least 1 ms apart: players skip a cue of no length."""
-    return f"{_clock(cue.start, point)} --> {_clock(max(cue.end, cue.start + 0.001), point)}"
+    start_ms = _milliseconds(cue.start)
+    return f"{_clock(start_ms, point)} --> {_clock(max(_milliseconds(cue.end), start_ms + 1), point)}"
 
 
 def _lyrics_clock(seconds: float) -> str:

@@ -26,8 +26,8 @@ _UNSPACED = ("CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "THAI", "LAO", "MYANM
 """Scripts without spaces between words, by the first word of their letters' Unicode names."""
 _CONTINUES = frozenset("ー々ゝゞヽヾゃゅょぁぃぅぇぉャュョァィゥェォッะาำๅๆฯะາຳຽໆຯ")
 """Letters that no word begins with."""
-_BEFORE_CONSONANT = frozenset("เแโใไເແໂໃໄ")
-"""Vowels written before the consonant that they belong to."""
+_BEFORE_CONSONANT = frozenset("เแโใไເແໂໃໄ\u1039\u17d2")
+"""Vowels written before the consonant that they belong to, and marks that stack it (Burmese, Khmer)."""
 _UNDECODED = "\N{REPLACEMENT CHARACTER}"
 
 
