@@ -126,3 +126,21 @@ def test_the_service_under_a_real_manager(run: Run, toy: Callable[..., str], tmp
         assert said in lines, done
     assert lines.count("inactive") == 2
     assert lines[-1] == "active"  # with the old settings; and no unit is left
+
+
+def test_created_folders_pass_on_their_group(run: Run, toy: Callable[..., str], tmp_path: Path) -> None:
+    """The sandbox must allow the bit by which a shared folder does so."""
+    shared = tmp_path / "shared"
+    (shared / "in" / "sub").mkdir(parents=True)
+    for folder in (shared, shared / "in", shared / "in" / "sub"):
+        folder.chmod(0o2770)
+    write_tone(shared / "in" / "sub" / "tone.wav", 1.0)
+    texts = shared / "texts" / "sub"
+    done = run(f"""
+        whisperctl daemon install --quiet
+        whisperctl watch add {shared}/in --output-dir {shared}/texts --no-vad --language en --model {toy()}
+        until [ -e {texts}/tone.en.txt ]; do sleep 0.1; done
+        whisperctl daemon uninstall --quiet
+    """)
+    assert done.status == 0, done
+    assert [oct(folder.stat().st_mode & 0o7777) for folder in (texts.parent, texts)] == ["0o2770"] * 2
