@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import anyio
+import msgspec
 import pytest
 from watched import Watches, open_watches, put, until_done, until_noted_as_old
 
 from toy_runtime import until
+from whisperd.jobs.segments import Transcript
 from whisperd.rpc.errors import WhisperdError
 from whisperd.watch import WatchChanges, discovery, scanner, scheduler
+from whisperd.watch.file_table import FileTable
 from whisperd.watch.texts import Texts
 from whisperd.watch.work import FileWork
 from whisperd_testing import LIMIT_S
@@ -146,6 +149,45 @@ async def test_a_recording_whose_disk_vanished_during_its_command_is_deleted_lat
         watches.folder(preset.id).request_scan()
         await until(lambda: inbox.exists() and not (inbox / "a.wav").exists())
         assert len(watches.jobs.taken) == 1, "its texts exist already"
+
+
+@pytest.mark.parametrize("after", ["move", "delete"])
+async def test_a_text_survives_a_crash_just_after_its_recording_was_removed(
+    tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch, after: Literal["move", "delete"]
+) -> None:
+    """Even if another recording has the name when the next daemon starts."""
+    is_removed, ran = anyio.Event(), tmp_path / "ran"
+    changes = WatchChanges(
+        outputs=("json",),
+        command=("sh", "-c", f"cat '{{path}}' >> '{ran}'"),
+        after=after,
+        move_to=str(tmp_path / "done") if after == "move" else None,
+    )
+
+    async def crash(*_given: object) -> None:
+        is_removed.set()
+        await anyio.sleep_forever()
+
+    put(inbox, "a.wav")
+    with monkeypatch.context() as crashing:
+        crashing.setattr(FileTable, "mark_removed", crash)
+        async with open_watches(tmp_path) as watches:
+            await watches.manager.add(str(inbox), changes)
+            await is_removed.wait()
+    (inbox / "a.wav").write_text("; another sound")
+    async with open_watches(tmp_path) as watches:
+        transcript = await watches.jobs.transcript(None)  # type: ignore[arg-type]
+
+        async def another(_job: object) -> Transcript:
+            return msgspec.structs.replace(transcript, text="Said by another one.")
+
+        monkeypatch.setattr(watches.jobs, "transcript", another)
+        (folder,) = watches.folders()
+        await until_done(watches, folder.preset.id, 2)
+    assert sorted(path.name for path in inbox.iterdir()) == ["a.en.json", "a.wav.en.json"]
+    assert "Said." in (inbox / "a.en.json").read_text()
+    assert "Said by another one." in (inbox / "a.wav.en.json").read_text()
+    assert ran.read_text() == "sound of a.wav; another sound"
 
 
 async def test_a_recording_is_moved_as_soon_as_that_is_possible(

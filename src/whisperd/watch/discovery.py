@@ -288,7 +288,8 @@ class Discovery:
 
     async def _same(self, row: FileRow, seen: Seen, is_due: Callable[[FileRow], bool]) -> None:
         self._pending.settling.forget(seen.path)
-        if row.gone is not None:
+        # A file in its follow-up may be about to be removed, which is noted first.
+        if row.gone is not None and not (row.status == "written" and self._pending.defers(seen.path)):
             # The file is back. Start over if it had failed, or if it was deleted together with its texts.
             changes: dict[str, Any] = {"gone": None}
             if row.status == "failed" or (

@@ -59,16 +59,18 @@ class FollowUp:
         if is_well:
             if await folder.is_away(row):  # since the command started
                 return "missing"
+            # Noted first: if we are interrupted, another recording may have its name when we resume.
+            await self._store.files.mark_gone([row.id])
             line = await self._move_or_delete(preset, row)
         else:
             line = LogLine("stays", row.path, "The recording was left in place because its command failed.")
         if line.event == "waiting":
-            if row.id not in not_moved:
-                await self._store.log.add(preset.id, line)
+            lines = [] if row.id in not_moved else [line]
+            await self._store.files.update(row.id, *lines, gone=None)
             not_moved[row.id] = anyio.current_time() + MOVE_RETRY_S
             return "blocked"
         if line.event == "stays":
-            await self._store.files.update(row.id, line, status="done")
+            await self._store.files.update(row.id, line, status="done", gone=None)
         else:
             await self._record_removal(row, line)
         return "over"

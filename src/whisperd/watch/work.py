@@ -80,7 +80,10 @@ class FileWork:
         try:
             await self._texts.remove_leftovers(folder.preset, row)
             if row.status == "written":
-                await self._follow_up(folder, row)
+                if await _is_replaced(folder, row):
+                    await self._followup.give_up(folder.preset, row)
+                else:
+                    await self._follow_up(folder, row)
                 return
             job = self._jobs.find(row.job) if row.job is not None else None
             if job is None:
@@ -226,6 +229,14 @@ class FileWork:
         """Have a scan find out what the file needs now."""
         await self._store.files.update(row.id, status="lost")
         folder.recheck(row.path)
+
+
+async def _is_replaced(folder: WatchFolder, row: FileRow) -> bool:
+    """Whether a file was missing, or about to be removed by us, and another one has its name now."""
+    if row.gone is None:
+        return False
+    seen = await folder.in_thread(lambda: scanner.look_at(folder.preset.path, row.path))
+    return seen is not None and seen.identity != row.identity
 
 
 async def _read(path: str, seen: Seen) -> scanner.Inspected:
