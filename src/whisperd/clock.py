@@ -3,8 +3,21 @@
 from __future__ import annotations
 
 import datetime
+import sys
+import time
 
-__all__ = ["now_rfc3339", "rfc3339_ago", "seconds_until", "to_rfc3339"]
+__all__ = ["local_now", "now_rfc3339", "rfc3339_ago", "seconds_until", "to_rfc3339"]
+
+
+def local_now() -> datetime.datetime:
+    """Return the current time in this computer's time zone.
+
+    The C library keeps the zone that it has read until it is told to read it again: after a journey, a daemon
+    would still have that of its start.
+    """
+    if sys.platform != "win32":
+        time.tzset()
+    return datetime.datetime.now().astimezone()
 
 
 def now_rfc3339() -> str:

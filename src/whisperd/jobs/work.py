@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from whisperd.clock import local_now
 from whisperd.store import Saver
 
 __all__ = ["Work", "WorkLog"]
@@ -35,7 +36,7 @@ class WorkLog:
     def __init__(
         self,
         saver: Saver,
-        today: Callable[[], datetime.date] = lambda: datetime.datetime.now().astimezone().date(),
+        today: Callable[[], datetime.date] = lambda: local_now().date(),
     ) -> None:
         self._saver = saver
         self._today = today

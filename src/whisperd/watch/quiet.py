@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import datetime
 import re
 from typing import Final
+
+from whisperd.clock import local_now
 
 __all__ = ["parse_quiet_hours", "quiet_for_s", "quiet_now_for_s"]
 
@@ -44,5 +45,5 @@ def quiet_for_s(spans: Spans, second_of_day: float) -> float:
 
 def quiet_now_for_s(text: str) -> float:
     """Return `quiet_for_s` for the current local time; `text` must be valid."""
-    now = datetime.datetime.now().astimezone()
+    now = local_now()
     return quiet_for_s(parse_quiet_hours(text), now.hour * 3600 + now.minute * 60 + now.second)
