@@ -26,11 +26,13 @@ This page is generated from the program by `make docs`; `whisperctl COMMAND --he
 
 Options and names may be mixed, and nothing may be abbreviated. After `--`, every word is a name, even if it
 begins with a dash. Several names or files are processed in order: after a failure the command continues with
-the next one, and exits with 1.
+the next one, and exits with 1. It ends at once if the daemon is lost, with 3.
 
 With `--json`, a command prints one JSON document to standard output and nothing else there. A request for one
 thing is answered with an object, a request for several with an array of objects in the same order. An error
 is `{"error": {"code", "message", "fix", "data"}}`; among several answers, the name it concerns is next to it.
+If a command about several ends early, with Ctrl-C or because the daemon is lost, the array has the answers so
+far.
 
 | exit status | meaning |
 | --- | --- |

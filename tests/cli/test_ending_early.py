@@ -54,6 +54,22 @@ def begun(start: Start, model: Path, *arguments: str, **options: object) -> subp
     return process
 
 
+def started(daemon: RunningDaemon, *arguments: str) -> subprocess.Popen[bytes]:
+    """Start whisperctl with `--json` and without waiting."""
+    command = [sys.executable, "-m", "whisperd.cli.main", *arguments, "--json"]
+    return subprocess.Popen(command, env=daemon.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def loading_second(daemon: RunningDaemon, held: Path) -> subprocess.Popen[bytes]:
+    """Start loading two runtimes: the first does not exist, and the second loads until it is released."""
+    (held / "hold_load").touch()
+    assert daemon.ctl("runtimes", "create", "second", "--model", str(held)).status == 0
+    process = started(daemon, "runtimes", "load", "nobody", "second")
+    with daemon.connect() as client:
+        until(lambda: client.runtimes.show("second")["status"] == "loading")
+    return process
+
+
 @pytest.mark.parametrize(
     ("program", "module"),
     [
@@ -98,6 +114,15 @@ def test_ctrl_c_prints_finished_results(
     out, err = process.communicate(timeout=LIMIT_S)
     assert (process.returncode, err) == (130, b"")
     assert [document["input"] for document in json.loads(out)] == [missing]
+
+
+def test_ctrl_c_prints_finished_answers(shared: RunningDaemon, held: Path) -> None:
+    process = loading_second(shared, held)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=LIMIT_S)
+    assert (process.returncode, err) == (130, b"")
+    assert [answer["name"] for answer in json.loads(out)] == ["nobody"]
+    assert shared.ctl("runtimes", "delete", "second").status == 0
 
 
 def test_ctrl_c_leaves_no_output_file(
@@ -249,4 +274,26 @@ def test_a_killed_daemon_means_status_3(
     out, err = process.communicate(timeout=LIMIT_S)
     assert (process.returncode, out) == (3, b"")
     assert b"closed the connection" in err
+    daemon.wait()
+
+
+def test_a_killed_daemon_leaves_the_finished_results(
+    make_daemon: Callable[..., RunningDaemon], held: Path, tone: str, tmp_path: Path
+) -> None:
+    daemon = make_daemon().start()
+    missing = str(tmp_path / "missing.wav")
+    loading = loading_second(daemon, held)
+    transcribing = started(daemon, "transcribe", "--no-vad", "--runtime", "second", missing, tone, tone)
+    with daemon.connect() as client:
+        until(client.jobs.list)
+    daemon.signal(signal.SIGKILL)
+    for process, key, names in (
+        (loading, "name", ["nobody", "second"]),
+        (transcribing, "input", [missing, tone]),
+    ):
+        out, err = process.communicate(timeout=LIMIT_S)
+        assert (process.returncode, err) == (3, b"")
+        answers = json.loads(out)
+        assert [answer[key] for answer in answers] == names
+        assert answers[-1]["error"]["code"] == "daemon.connection_lost"
     daemon.wait()

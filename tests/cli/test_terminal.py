@@ -165,7 +165,7 @@ def test_reading_standard_input_is_shown_and_erased(shared: RunningDaemon, tone:
         assert terminal.finish() == 1
     assert "Reading standard input ... 64 kB" in terminal.written
     assert terminal.screen[0].startswith("whisperctl: missing.wav: ")
-    assert terminal.screen[2:] == ["==> - <==", "transcribe 2.00 s", ""]
+    assert terminal.screen[2:] == ["==> standard input <==", "transcribe 2.00 s", ""]
 
 
 @pytest.mark.parametrize(("verb", "text"), [("follow", "transcribe 2.00 s"), ("wait", None)])

@@ -389,7 +389,7 @@ def test_standard_input(shared: RunningDaemon, tone: str) -> None:
 
 def test_standard_input_among_files(shared: RunningDaemon, tone: str) -> None:
     done = transcribe(shared, tone, "-", input=Path(tone).read_bytes())
-    assert done.out == f"==> {tone} <==\n{TEXT}==> - <==\n{TEXT}"
+    assert done.out == f"==> {tone} <==\n{TEXT}==> standard input <==\n{TEXT}"
 
 
 def test_files_before_standard_input_do_not_wait_for_it(
@@ -400,7 +400,7 @@ def test_files_before_standard_input_do_not_wait_for_it(
     assert process.stdout.readline().decode() == f"==> {tone} <==\n"
     assert process.stdout.readline().decode() == TEXT
     out, _ = process.communicate(Path(tone).read_bytes(), timeout=LIMIT_S)
-    assert (process.returncode, out.decode()) == (0, f"==> - <==\n{TEXT}")
+    assert (process.returncode, out.decode()) == (0, f"==> standard input <==\n{TEXT}")
 
 
 def test_files_after_standard_input_are_submitted_without_waiting(
@@ -503,11 +503,11 @@ def test_detach_continues_after_a_failure(shared: RunningDaemon, tone: str) -> N
     assert done.status == 1
     assert len(done.out.split()) == 1
     documents = transcribe(shared, "missing.wav", tone, "--detach", "--json").json
-    assert [sorted(document) for document in documents] == [["error", "input"], ["id", "input"]]
+    assert [sorted(document) for document in documents] == [["error", "input"], ["input", "job"]]
 
 
 def test_detach_of_standard_input(shared: RunningDaemon, tone: str) -> None:
-    job = transcribe(shared, "-", "--detach", "--json", input=Path(tone).read_bytes()).json["id"]
+    job = transcribe(shared, "-", "--detach", "--json", input=Path(tone).read_bytes()).json["job"]
     assert shared.ctl("jobs", "follow", job).out == TEXT
 
 

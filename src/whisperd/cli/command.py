@@ -103,20 +103,29 @@ def for_each(
     The names are those of `add_names`, unless others are given. `show` returns a confirmation, which
     `--quiet` omits, or prints the answer itself. With `--json`, one name is answered with an object; several,
     or a list that the user did not write (`is_list`), with an array; `key` is the field with the name.
+
+    Ctrl-C, or the loss of the daemon, ends this; the answers so far are shown.
     """
     names = options.names if names is None else names
     answers: list[Map] = []
     statuses: list[int] = []
-    with connect_as(options) as client:
-        for name in names:
-            try:
-                answer = ask(client, name)
-            except WhisperdError as error:
-                if len(names) == 1 or exit_status.is_unreachable(error):
-                    raise
-                answer = {key: name, "error": error.to_wire()}
-            answers.append(answer)
-            statuses.append(_show_answer(options, answer, show, key))
+    try:
+        with connect_as(options) as client:
+            for name in names:
+                try:
+                    answer = ask(client, name)
+                except WhisperdError as error:
+                    if len(names) == 1:
+                        raise
+                    answer = {key: name, "error": error.to_wire()}
+                answers.append(answer)
+                statuses.append(_show_answer(options, answer, show, key))
+                if statuses[-1] == exit_status.UNREACHABLE:
+                    break
+    except KeyboardInterrupt:
+        if options.json and answers:
+            print_json(answers)
+        raise
     if options.json:
         print_json(answers if is_list or len(names) > 1 else answers[0])
     return exit_status.of_several(statuses)

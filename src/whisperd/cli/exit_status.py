@@ -127,7 +127,10 @@ def is_unreachable(error: WhisperdError) -> bool:
 
 
 def of_several(statuses: list[int]) -> int:
-    """Return the exit status of a command over several things: that of a single one, else 1 if any failed."""
-    if len(statuses) == 1:
-        return statuses[0]
+    """Return the exit status of a command over several things: that of a single one, else 1 if any failed.
+
+    A daemon that can no longer be reached ends the command, so that status is its last one.
+    """
+    if len(statuses) == 1 or UNREACHABLE in statuses:
+        return statuses[-1]
     return FAILED if any(statuses) else DONE

@@ -17,15 +17,19 @@ if TYPE_CHECKING:
 __all__ = [
     "EXTENSIONS",
     "OF_JSON",
+    "STANDARD_INPUT",
     "LineFile",
     "check_target",
     "format_of",
     "make_folder",
     "matching",
     "targets_in",
+    "title_of",
     "write_file",
 ]
 
+STANDARD_INPUT = "-"
+"""The name of standard input on the command line."""
 EXTENSIONS = {
     "text": "txt",
     "json": "json",
@@ -67,15 +71,20 @@ def matching(names: Iterable[str], platform: str = sys.platform) -> list[str]:
     return [name for files in found for name in files]
 
 
+def title_of(name: str) -> str:
+    """Return what to call an input in messages."""
+    return "standard input" if name == STANDARD_INPUT else name
+
+
 def targets_in(folder: str, inputs: Sequence[str], formats: Sequence[str]) -> list[dict[str, str]]:
     """Return the files in a folder for each input, by format. Raises `usage.invalid` if two would collide."""
     sources: dict[str, tuple[str, str]] = {}  # by target: the input, and its description
     found: list[dict[str, str]] = []
     for name in inputs:
-        stem = "stdin" if name == "-" else os.path.splitext(os.path.basename(name))[0]
+        stem = "stdin" if name == STANDARD_INPUT else os.path.splitext(os.path.basename(name))[0]
         found.append({one: os.path.join(folder, f"{stem}.{EXTENSIONS[one]}") for one in formats})
         for one, target in found[-1].items():
-            source = name if len(formats) == 1 else f"{name} as {one}"
+            source = title_of(name) if len(formats) == 1 else f"{title_of(name)} as {one}"
             if target in sources:
                 other, other_source = sources[target]
                 is_format = other == name and len(formats) > 1
@@ -200,7 +209,7 @@ def _replace(target: str, content: str) -> None:
 
 def _is_same(status: os.stat_result, name: str) -> bool:
     try:
-        return name != "-" and os.path.samestat(status, os.stat(name))
+        return name != STANDARD_INPUT and os.path.samestat(status, os.stat(name))
     except OSError:
         return False
 

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import closing, suppress
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from whisperd.cli import exit_status
@@ -16,11 +17,13 @@ from whisperd.cli.command import confirm_download, connect_as, model_warnings, p
 from whisperd.cli.files import (
     EXTENSIONS,
     OF_JSON,
+    STANDARD_INPUT,
     check_target,
     format_of,
     make_folder,
     matching,
     targets_in,
+    title_of,
     write_file,
 )
 from whisperd.cli.follow import TextWriter, events_of, print_job_warnings
@@ -42,7 +45,6 @@ from whisperd.rpc.errors import WhisperdError
 if TYPE_CHECKING:
     from whisperd.client import Input
 
-STANDARD_INPUT = "-"
 STANDARD_OUTPUT = "-"
 JOBS_AHEAD = 8
 """How many files to submit while the first is being shown, so that their windows share batches."""
@@ -176,8 +178,12 @@ class _Session:
         cut = self._options.files.index(STANDARD_INPUT) if STANDARD_INPUT in self._options.files else 0
         ahead = 1 if self._options.detach else JOBS_AHEAD
         parts = (_ahead(self._submit_all(part), ahead) for part in (files[:cut], files[cut:]))
+        statuses: list[int] = []
         try:
-            statuses = [self._finish(submitted) for part in parts for submitted in part]
+            for submitted in chain.from_iterable(parts):
+                statuses.append(self._finish(submitted))
+                if statuses[-1] == exit_status.UNREACHABLE:
+                    break
         except KeyboardInterrupt:
             self._print_documents()  # of the files that are done
             raise
@@ -202,9 +208,9 @@ class _Session:
                     **({"clip": self._options.clip} if self._options.clip is not None else {}),
                 )
             except WhisperdError as error:
-                if exit_status.is_unreachable(error):
-                    raise
                 yield _Submitted(name, targets, error)
+                if exit_status.is_unreachable(error):
+                    return
             else:
                 yield _Submitted(name, targets, job)
 
@@ -221,8 +227,6 @@ class _Session:
             else:
                 self._show(submitted, submitted.job)
         except WhisperdError as error:
-            if exit_status.is_unreachable(error):
-                raise
             self._report_error(submitted, error)
             return exit_status.status_of(error)
         return exit_status.DONE
@@ -293,7 +297,7 @@ class _Session:
         """With several files, print which one follows, as `head` and `tail` do."""
         self._progress.clear()
         if len(self._options.files) > 1:
-            print(f"==> {printable(name)} <==", flush=True)
+            print(f"==> {printable(title_of(name))} <==", flush=True)
 
     def _print_notes(self, name: str, event: dict[str, Any]) -> None:
         """Print what the text of a completed job does not show."""
@@ -310,13 +314,13 @@ class _Session:
             hint = "" if self._options.vad is False else "; --no-vad transcribes whispering, too"
             notes.append(f"no speech was found{hint}")
         for note in notes if not self._options.quiet else ():
-            print_notice(f"{printable(name)}: {note}")
+            print_notice(f"{printable(title_of(name))}: {note}")
         if not (self._options.stream or self._options.json):  # there, the printed JSON has them
             print_job_warnings(event, self._progress)
 
     def _print_id(self, name: str, job: str) -> None:
         if self._options.json:
-            self._documents.append({"input": name, "id": job})
+            self._documents.append({"input": name, "job": job})
         else:
             print(job, flush=True)
 
@@ -343,7 +347,7 @@ class _Session:
                     "input": submitted.name,
                 }
             )
-        print_error(error, subject=submitted.name if several else None)
+        print_error(error, subject=title_of(submitted.name) if several else None)
 
 
 class _CountedInput:
