@@ -7,7 +7,7 @@ import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.errors import WhisperdError, sendable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +58,6 @@ def prepare_streams() -> None:
     sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:
-        # In JSON, this writes a lone surrogate (a byte of a file name that is not UTF-8) as JSON does.
         reconfigure(errors="backslashreplace")
 
 
@@ -410,7 +409,9 @@ def _json(document: object, indent: int | None = None) -> str:
     import json
 
     is_unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    return json.dumps(document, indent=indent, ensure_ascii=not is_unicode, default=_plain)
+    # A byte of a file name that is not UTF-8 is written as the daemon writes it: strict parsers would refuse
+    # a lone surrogate.
+    return json.dumps(sendable(document), indent=indent, ensure_ascii=not is_unicode, default=_plain)
 
 
 def _plain(value: object) -> Any:
