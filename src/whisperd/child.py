@@ -30,6 +30,7 @@ __all__ = [
     "how_it_ended",
     "kill",
     "last_words",
+    "leave_no_core_dump",
     "open_child",
     "python_command",
     "take_output",
@@ -177,6 +178,15 @@ def die_with_parent() -> None:
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:  # it died before the call
             os._exit(_PARENT_GONE_STATUS)
+
+
+def leave_no_core_dump() -> None:
+    """In a child that holds speech: if it crashes, leave no file of gigabytes with that speech in it."""
+    with suppress(ImportError, OSError, ValueError):  # on Windows, or if the system refuses
+        import resource
+
+        _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+        resource.setrlimit(resource.RLIMIT_CORE, (0, hard))
 
 
 def take_output() -> int:

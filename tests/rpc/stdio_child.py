@@ -56,6 +56,12 @@ def hang(_params):
     threading.Event().wait()
 
 
-methods = (echo, noisy, count, refuse, refuse_strangely, fail, meet, hang)
+def core_limit(_params):
+    import resource
+
+    return resource.getrlimit(resource.RLIMIT_CORE)[0]
+
+
+methods = (echo, noisy, count, refuse, refuse_strangely, fail, meet, hang, core_limit)
 handlers = {method.__name__: method for method in methods}
 stdio.serve(handlers, concurrency=int(sys.argv[1]))

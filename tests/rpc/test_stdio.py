@@ -49,6 +49,20 @@ async def test_output_of_libraries_does_not_corrupt_the_stream() -> None:
         assert await peer.request("echo", {"text": "clear"}) == {"text": "clear"}
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="core dumps")
+async def test_a_crash_leaves_no_core_dump() -> None:
+    """It would be as large as the model, and contain speech."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_CORE)
+    resource.setrlimit(resource.RLIMIT_CORE, (before[1], before[1]))
+    try:
+        async with open_served() as peer:
+            assert await peer.request("core_limit") == 0
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, before)
+
+
 async def test_notifications_arrive_in_order_before_the_answer() -> None:
     notified: Notifications = []
     async with open_served(notified=notified) as peer:

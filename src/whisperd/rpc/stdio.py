@@ -47,8 +47,9 @@ class Stdio:
 
     @classmethod
     def take(cls) -> Stdio:
-        """Reserve standard output for messages, and make this process end with its parent."""
+        """Reserve standard output for messages, and make this process end with its parent, without a dump."""
         child.die_with_parent()
+        child.leave_no_core_dump()
         if sys.platform == "win32":  # descriptors there may translate line endings
             import msvcrt
 
