@@ -8,8 +8,8 @@ import pytest
 
 from whisperd.cli.output import Draft
 from whisperd.cli.recorder import recorder_command
-from whisperd.jobs.script import width
 from whisperd.rpc.errors import WhisperdError
+from whisperd.text_width import text_width
 
 
 def found(*names: str, platform: str = "linux") -> list[str]:
@@ -54,7 +54,7 @@ class Terminal(io.StringIO):
         """The visible content of the last line."""
         cells: list[str] = []
         for part in self.getvalue().split("\r"):
-            written = [cell for one in part for cell in ((one, "") if width(one) == 2 else (one,))]
+            written = [cell for one in part for cell in ((one, "") if text_width(one) == 2 else (one,))]
             cells = written + cells[len(written) :]
         return "".join(cells).rstrip()
 

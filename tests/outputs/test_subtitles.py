@@ -14,10 +14,11 @@ import webvtt
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from whisperd.jobs.script import clean, pieces, width
+from whisperd.jobs.line_breaks import clean, pieces
 from whisperd.jobs.segments import Segment, Transcript, Word
 from whisperd.outputs import FORMATS, render, verbose
 from whisperd.outputs.cues import CHARACTERS_PER_SECOND, LINE_COLUMNS, LINES, LONGEST_S, cues
+from whisperd.text_width import text_width
 
 Spoken = tuple[float, float, str]
 
@@ -109,10 +110,10 @@ def test_chinese_is_double_width_and_breaks_anywhere_but_before_punctuation() ->
     found = cues(transcript((0.0, 20.0, text)).segments, 20.0)
     lines = [line for cue in found for line in cue.texts]
     assert "".join(lines) == text
-    assert all(width(line) <= LINE_COLUMNS for line in lines)
+    assert all(text_width(line) <= LINE_COLUMNS for line in lines)
     assert not any(line[0] in "\uff0c\u3002" for line in lines)
-    assert width("\uff0c\u6211") == 4
-    assert width("e\u0301") == 1
+    assert text_width("\uff0c\u6211") == 4
+    assert text_width("e\u0301") == 1
 
 
 def test_korean_breaks_only_at_spaces() -> None:
@@ -146,7 +147,7 @@ def test_a_script_without_spaces_is_split_into_lines() -> None:
     found = cues(transcript((0.0, 30.0, text)).segments, 30.0)
     lines = [line for cue in found for line in cue.texts]
     assert "".join(lines) == text
-    assert all(width(line) <= LINE_COLUMNS for line in lines)
+    assert all(text_width(line) <= LINE_COLUMNS for line in lines)
     assert not any(line[0] in "\u0e32\u0e35\u0e48" or line[-1] == "\u0e44" for line in lines)
 
 
@@ -205,7 +206,7 @@ def test_cues_preserve_words_and_order_and_respect_limits(said: list[Spoken], wo
         for line, text in zip(cue.lines, cue.texts, strict=True):
             # Only indivisible pieces may be wider.
             assert (
-                width(text) <= LINE_COLUMNS
+                text_width(text) <= LINE_COLUMNS
                 or len(line) == 1
                 or len(cue.lines) == 2 == sum(map(len, cue.lines))
             )
@@ -216,7 +217,7 @@ def test_a_cue_before_a_pause_is_shown_long_enough_to_read(said: list[Spoken]) -
     whole = transcript(*((start * 3, start * 3 + (end - start), text) for start, end, text in said))
     found = cues(whole.segments, whole.duration + 60)
     for cue, following in itertools.zip_longest(found, found[1:]):
-        columns = sum(map(width, cue.texts))
+        columns = sum(map(text_width, cue.texts))
         is_pressed = following is not None and cue.end >= following.start - 1e-6
         shown_s = cue.end - cue.start
         assert is_pressed or shown_s >= min(columns / CHARACTERS_PER_SECOND, LONGEST_S) - 1e-6

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from whisperd.rpc.errors import WhisperdError, sendable
+from whisperd.text_width import text_width
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -122,7 +123,7 @@ def table(
         list(header),
         *([in_words(cell) for cell in row] for row in rows),
     ]
-    widths = [max(_width(row[column]) for row in cells) for column in range(len(header))]
+    widths = [max(text_width(row[column]) for row in cells) for column in range(len(header))]
     shrinkable = [column for column, name in enumerate(header) if name in flexible]
     while room is not None and sum(widths) + 2 * (len(widths) - 1) > room:
         widest = max(shrinkable, key=widths.__getitem__, default=None)
@@ -170,7 +171,7 @@ def in_words(value: object) -> str:
 
 def shortened(text: str, room: int) -> str:
     """Return a text of at most this many terminal cells; a longer one loses its middle."""
-    if _width(text) <= room:
+    if text_width(text) <= room:
         return text
     if room <= len("..."):
         return _beginning(text, room)
@@ -279,7 +280,7 @@ class _Rewritten:
     def _rewrite(self, line: str) -> None:
         """Overwrite the previous line."""
         self._write("\r" + _padded(line, min(self._shown_cells, _room(self._stream))))
-        self._shown_cells = _width(line)
+        self._shown_cells = text_width(line)
 
     def clear(self) -> None:
         """Erase the line before something else is printed."""
@@ -346,7 +347,7 @@ class Draft(_Rewritten):
         if self._mode is None:
             return
         line, room = printable(text), _room(self._stream)
-        if _width(line) > room:
+        if text_width(line) > room:
             line = f"...{_beginning(line[::-1], room - len('...'))[::-1]}"[:room]
         self._rewrite(line)
 
@@ -357,7 +358,7 @@ def _line(what: str, percent: float | None, details: str, *, room: int = 0) -> s
         return f"{what} ... {details}".rstrip()
     percent = min(percent, 100)
     numbers = f" {percent:3.0f} % {details}".rstrip()
-    cells = min(BAR_CELLS, room - _width(what + numbers) - len(" []"))
+    cells = min(BAR_CELLS, room - text_width(what + numbers) - len(" []"))
     if cells < LEAST_BAR_CELLS:
         return what + numbers
     filled = round(percent * cells / 100)
@@ -377,32 +378,18 @@ def _terminal_size(stream: IO[str]) -> tuple[int, int]:
         return 0, 0
 
 
-def _width(text: str) -> int:
-    """Return the number of terminal cells that a text takes."""
-    return len(text) if text.isascii() else sum(map(_cells, text))
-
-
-def _cells(character: str) -> int:
-    import unicodedata
-
-    # These combine with the previous character, or are invisible.
-    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
-
-
 def _beginning(text: str, room: int) -> str:
     """Return as much of the beginning of a text as fits."""
     taken = 0
     for index, character in enumerate(text):
-        taken += _cells(character)
+        taken += text_width(character)
         if taken > room:
             return text[:index]
     return text
 
 
 def _padded(text: str, width: int) -> str:
-    return text + " " * (width - _width(text))
+    return text + " " * (width - text_width(text))
 
 
 def _json(document: object, indent: int | None = None) -> str:

@@ -9,7 +9,7 @@ publishes events. The `keeper` saves jobs and finished windows in the `journal` 
 (`identity`). `work` counts what was transcribed. `options` (`languages`) describe a job, `lifecycle` holds
 how jobs begin and end, and `history` the jobs that ended.
 
-`scheduler`, `batching`, `stitch`, `reconcile`, `segments`, `agreement`, `script`, `vote`, `languages`,
+`scheduler`, `batching`, `stitch`, `reconcile`, `segments`, `agreement`, `line_breaks`, `vote`, `languages`,
 `pace`, `history` and `search` are pure. This room asks the runtimes for a leased engine and the decoder for
 windows; it knows no client.
 """

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import takewhile
 
-from whisperd.jobs.script import clean, pieces
+from whisperd.jobs.line_breaks import clean, pieces
 from whisperd.jobs.segments import letters
 
 __all__ = ["Agreement"]

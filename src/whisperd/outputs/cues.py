@@ -14,8 +14,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from whisperd.jobs.script import clean, divided, pieces, width
+from whisperd.jobs.line_breaks import clean, divided, pieces
 from whisperd.jobs.segments import Segment
+from whisperd.text_width import text_width
 from whisperd.worker.sentences import ends_clause, ends_sentence
 
 __all__ = ["Cue", "Piece", "cues"]
@@ -95,10 +96,10 @@ def _timed_pieces(segment: Segment) -> list[Piece]:
 def _spread(text: str, start_s: float, end_s: float) -> list[Piece]:
     """Split a text into pieces, and distribute its time among them in proportion to their width."""
     parts = [part for piece in pieces(text) for part in divided(piece, LINE_COLUMNS)]
-    total = sum(map(width, parts)) or 1
+    total = sum(map(text_width, parts)) or 1
     found, done = [], 0
     for part in parts:
-        first, done = done, done + width(part)
+        first, done = done, done + text_width(part)
         length = end_s - start_s
         found.append(Piece(part, start_s + length * first / total, start_s + length * done / total))
     return found
@@ -109,7 +110,7 @@ class _Run:
 
     def __init__(self, parts: Sequence[Piece]) -> None:
         self.parts = parts
-        self._reached = [0, *itertools.accumulate(width(piece.text) for piece in parts)]
+        self._reached = [0, *itertools.accumulate(text_width(piece.text) for piece in parts)]
         self._gaps = [len(piece.text) - len(piece.text.lstrip()) for piece in parts]
         self.ends = [_break_kind(piece.text) for piece in parts]
         """The unit that ends with each piece: `sentence`, `clause` or `word`."""
@@ -194,7 +195,7 @@ def _readable(found: Sequence[Cue], duration_s: float) -> Iterator[Cue]:
     """Extend each cue until it can be read, but not into the next one."""
     followers = [*(cue.start for cue in found), max(duration_s, 0.0)][1:]
     for cue, until_s in zip(found, followers, strict=True):
-        columns = sum(map(width, cue.texts))
+        columns = sum(map(text_width, cue.texts))
         wanted_s = min(max(columns / CHARACTERS_PER_SECOND, SHORTEST_S), LONGEST_S)
         end_s = max(cue.end, min(cue.start + wanted_s, until_s))
         yield replace(cue, end=min(end_s, max(until_s, cue.start)))

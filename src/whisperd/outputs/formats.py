@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from whisperd.jobs.script import clean
+from whisperd.jobs.line_breaks import clean
 from whisperd.jobs.segments import Segment, Transcript, Word, join_texts
 from whisperd.outputs.cues import Cue, cues
 from whisperd.worker.sentences import ends_sentence

@@ -1,17 +1,14 @@
-"""The width of text, and where a line may break. Pure.
-
-Chinese, Japanese and Korean characters take two columns (Unicode's East Asian Width), combining ones none.
-"""
+"""Where a line of text may break. Pure."""
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator
 
 from whisperd.jobs.segments import is_unspaced, on_one_line
+from whisperd.text_width import text_width
 from whisperd.worker.words import goes_on
 
-__all__ = ["clean", "divided", "pieces", "width"]
+__all__ = ["clean", "divided", "pieces"]
 
 _OPENING = frozenset("([{\u2018\u201c\u3008\u300a\u300c\u300e\u3010\u3014\u3016\uff08\uff3b\uff5b")
 """No line ends with one of these."""
@@ -23,11 +20,6 @@ _CLOSING_ALONE = frozenset("!?;:%\u20ac\u00bb\u203a")
 def clean(text: str) -> str:
     """Return text on one line, each gap a single space, without control characters."""
     return " ".join(on_one_line(text).split())
-
-
-def width(text: str) -> int:
-    """Return the number of columns of a text."""
-    return sum(map(_columns, text))
 
 
 def pieces(text: str) -> Iterator[str]:
@@ -51,10 +43,10 @@ def divided(piece: str, columns: int) -> Iterator[str]:
     An indivisible piece may be longer than a line, above all in Thai, which has no spaces.
     """
     start = end = 0
-    for at in range(1, len(piece) if width(piece) > columns else 0):
+    for at in range(1, len(piece) if text_width(piece) > columns else 0):
         if piece[at].isalnum() and not goes_on(piece[at - 1], piece[at]):
             end = at
-        if end > start and width(piece[start : at + 1].lstrip()) > columns:
+        if end > start and text_width(piece[start : at + 1].lstrip()) > columns:
             yield piece[start:end]
             start = end
     yield piece[start:]
@@ -76,9 +68,3 @@ def _is_alone(text: str, at: int, marks: frozenset[str]) -> bool:
     """Whether one of these marks is here, with no letter or digit next to it."""
     beside = text[max(0, at - 1) : at] + text[at + 1 : at + 2]
     return text[at : at + 1] in marks and not any(map(str.isalnum, beside))
-
-
-def _columns(character: str) -> int:
-    if unicodedata.combining(character) or unicodedata.category(character) in ("Cf", "Me", "Mn"):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
