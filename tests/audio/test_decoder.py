@@ -26,7 +26,7 @@ from whisperd.audio import (
 )
 from whisperd.audio.clips import Clip
 from whisperd.audio.files import open_regular_file
-from whisperd.audio.found import merge_found
+from whisperd.audio.known_speech import merge_found
 from whisperd.audio.marks import PROVEN, WARM_UP, unpack_marks
 from whisperd.rpc.errors import WhisperdError
 from whisperd_testing import run_python, unprivileged

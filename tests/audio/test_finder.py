@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from whisperd.audio.finder import REPORT_EVERY, SpeechFinder
-from whisperd.audio.found import KnownSpeech, merge_found, pack, unpack
+from whisperd.audio.known_speech import KnownSpeech, merge_found, pack, unpack
 from whisperd.audio.messages import Found
 from whisperd.audio.speech import FRAME_SAMPLES, LEAD_SAMPLES, Span
 

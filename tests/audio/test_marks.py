@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisperd.audio.found import merge_found
+from whisperd.audio.known_speech import merge_found
 from whisperd.audio.marks import (
     MARK_EVERY,
     PROVEN,

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from whisperd.audio.clips import Clip, elapsed_within, parse_clips
 from whisperd.audio.files import digest_of, not_readable, open_regular_file
-from whisperd.audio.found import merge_found
 from whisperd.audio.kinds import BEGINNING_BYTES, kind_of
+from whisperd.audio.known_speech import merge_found
 from whisperd.audio.messages import (
     MAX_WINDOW_S,
     SAMPLE_RATE,

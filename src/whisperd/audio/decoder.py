@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 from whisperd.audio.finder import SpeechFinder
-from whisperd.audio.found import KnownSpeech
+from whisperd.audio.known_speech import KnownSpeech
 from whisperd.audio.listener import Listener
 from whisperd.audio.marks import Marker, last_mark
 from whisperd.audio.messages import (

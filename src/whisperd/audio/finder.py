@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from whisperd.audio.found import KnownSpeech, pack
+from whisperd.audio.known_speech import KnownSpeech, pack
 from whisperd.audio.messages import SAMPLE_RATE, Found
 from whisperd.audio.speech import Span, SpeechDetector
 

@@ -44,7 +44,7 @@ class Found(msgspec.Struct, frozen=True, kw_only=True, tag="found"):
     position: int
     """Number of samples of the part searched so far. No one is speaking at that point."""
     spans: bytes
-    """The spans found since the last report; see `whisperd.audio.found.pack`."""
+    """The spans found since the last report; see `whisperd.audio.known_speech.pack`."""
     memory: bytes
     """The state of the detector and its network at that point."""
     marks: bytes = b""
