@@ -19,10 +19,10 @@ from whisperd.rpc.errors import WhisperdError
 __all__ = [
     "FailedVariant",
     "VariantFailures",
+    "cannot_download",
     "fallback_note",
     "first_failure",
     "is_fault_of_variant",
-    "needs_no_download",
     "rules_out",
 ]
 
@@ -74,8 +74,8 @@ def rules_out(failed: FailedVariant, other: Variant) -> bool:
     return is_about_gpu or failed.error.code == "memory.gpu_not_enough"
 
 
-def needs_no_download(failed: Iterable[FailedVariant]) -> bool:
-    """Whether only installed variants are worth a try, because nothing can be downloaded."""
+def cannot_download(failed: Iterable[FailedVariant]) -> bool:
+    """Whether one of these failures means that nothing can be downloaded: only installed variants remain."""
     return any(one.error.code.startswith(_DOWNLOADING) for one in failed)
 
 

@@ -21,8 +21,8 @@ from whisperd.runtimes.computer import Computer
 from whisperd.runtimes.fallback import (
     FailedVariant,
     VariantFailures,
+    cannot_download,
     first_failure,
-    needs_no_download,
     rules_out,
 )
 from whisperd.runtimes.file_models import narrowed, variants_for
@@ -102,7 +102,7 @@ class Provisioner:
         while candidates := [pair for pair in candidates if not _is_ruled_out(pair[1], tried)]:
             backend, variant = candidates.pop(0)
             try:
-                if needs_no_download(tried) and not self._is_installed(variant):
+                if cannot_download(tried) and not self._is_installed(variant):
                     continue
                 bundle_path = await install_bundle(variant, self._natives, on_native_progress)
             except WhisperdError as error:
