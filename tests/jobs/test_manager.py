@@ -467,7 +467,7 @@ async def test_only_the_newest_finished_jobs_are_remembered() -> None:
             house.manager.get(jobs[0].id)
         assert raised.value.code == "job.unknown"
         assert house.manager.get(jobs[3].id) is jobs[3]
-        house.manager.clear(keep=0)
+        house.manager.forget(house.manager.ended_before(None))
         assert house.manager.remembered() == []
 
 
@@ -490,7 +490,7 @@ async def test_an_active_job_is_never_forgotten() -> None:
         house.block("decoding")
         job = house.submit()
         await anyio.wait_all_tasks_blocked()
-        house.manager.clear(keep=0)
+        house.manager.forget([*house.manager.ended_before(None), job.id])
         assert house.manager.get(job.id) is job
         assert house.manager.active() == [job]
 

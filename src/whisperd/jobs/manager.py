@@ -233,11 +233,6 @@ class JobManager:
             return job.transcript
         return await self._keeper.transcripts.of_job(job.id)
 
-    def clear(self, keep: int) -> None:
-        """Forget ended jobs, except the last `keep` of each status."""
-        if jobs := self._history.beyond(keep):
-            self.forget(jobs)
-
     def ended_before(self, moment: str | None) -> list[str]:
         """Return the ids of jobs that ended before a moment (RFC 3339; None: now)."""
         return self._history.before(moment)
@@ -259,9 +254,8 @@ class JobManager:
 
         Also retries failed writes of the others.
         """
-        settings = self._settings().jobs
-        self.forget(self.ended_before(rfc3339_ago(settings.keep_days * 86_400)))
-        self.clear(keep=settings.keep_count)
+        self.forget(self.ended_before(rfc3339_ago(self._settings().jobs.keep_days * 86_400)))
+        self._forget_excess()
         self._retry_failed_writes(self._history)
 
     async def drain(self, grace_s: float) -> int:
@@ -355,7 +349,12 @@ class JobManager:
         job.waits_for = _nothing  # a remembered job must not keep its runtime alive
         self._pace.ended(time.monotonic())
         self._active_changed()
-        self.clear(keep=self._settings().jobs.keep_count)
+        self._forget_excess()
+
+    def _forget_excess(self) -> None:
+        """Forget ended jobs beyond the number of each status in the settings."""
+        if jobs := self._history.beyond(self._settings().jobs.keep_count):
+            self.forget(jobs)
 
     def _keep_in_memory(self, job: Job) -> None:
         """Keep the transcripts of the last jobs in memory, and drop older ones, which are in the database."""
