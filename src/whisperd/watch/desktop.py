@@ -51,4 +51,5 @@ def _notification(title: str, text: str) -> list[str] | None:
         os.environ.get("DBUS_SESSION_BUS_ADDRESS") or os.environ.get("XDG_RUNTIME_DIR")
     ):
         return None
-    return [program, "--app-name=whisperd", "--", title, text]
+    # All in the summary: desktops interpret markup in the body, and a file name may contain links and images.
+    return [program, "--app-name=whisperd", "--", f"{title} {text}"]
