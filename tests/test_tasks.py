@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from whisperd.rpc.errors import WhisperdError
-from whisperd.tasks import RepeatedEvent, open_task_group
+from whisperd.tasks import RepeatedEvent, keep_running, open_task_group
 
 pytestmark = pytest.mark.anyio
 
@@ -110,3 +110,17 @@ async def test_a_condition_is_checked_at_each_event() -> None:
 
 async def test_a_true_condition_does_not_wait() -> None:
     await RepeatedEvent().wait_for(lambda: True)
+
+
+async def test_a_background_task_that_fails_runs_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def work() -> None:
+        runs.append(len(runs))
+        if len(runs) < 3:
+            await fail_together(KeyError("one"), RuntimeError("can't start new thread"))
+
+    runs: list[int] = []
+    monkeypatch.setattr("whisperd.tasks.RESTART_PAUSE_S", 0.0)
+    await keep_running(work)
+    assert len(runs) == 3 and "can't start new thread" in caplog.text

@@ -49,6 +49,24 @@ async def test_work_that_hangs_is_abandoned(dead: threading.Event, patience: Cal
         await run_abandonable("/dead/file", dead.wait)
 
 
+async def test_a_thread_that_cannot_be_started_keeps_no_turn(
+    dead: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run_abandonable, "/folder/file", dead.wait)
+        await anyio.wait_all_tasks_blocked()
+        with monkeypatch.context() as patch:
+            patch.setattr(threads._thread, "start_new_thread", refuse)
+            for _ in range(THREADS_PER_FOLDER):
+                with pytest.raises(RuntimeError, match="new thread"):
+                    await run_abandonable("/folder/file", int)
+        assert await run_abandonable("/folder/file", lambda: 7) == 7
+        dead.set()
+
+
 async def test_a_cancelled_caller_does_not_wait(dead: threading.Event) -> None:
     with anyio.fail_after(LIMIT_S), anyio.move_on_after(0.01) as impatience:
         await run_abandonable("/dead/file", dead.wait)

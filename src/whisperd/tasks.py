@@ -1,16 +1,24 @@
-"""Additions to anyio: a task group that raises a single failure unwrapped, and an event that can repeat."""
+"""Additions to anyio: a task group that raises a single failure unwrapped, background tasks that survive an
+unexpected error, and an event that can repeat."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 import anyio
 from anyio.abc import TaskGroup
 
 from whisperd.rpc.errors import WhisperdError
 
-__all__ = ["RepeatedEvent", "open_task_group"]
+__all__ = ["RepeatedEvent", "keep_running", "open_task_group"]
+
+log = logging.getLogger(__name__)
+
+RESTART_PAUSE_S: Final = 30.0
+"""How long a background task pauses after an unexpected error."""
 
 
 class RepeatedEvent:
@@ -33,6 +41,20 @@ class RepeatedEvent:
         """Wait until a condition holds; it is checked now and at each occurrence."""
         while not predicate():
             await self.next.wait()
+
+
+async def keep_running(work: Callable[[], Awaitable[object]]) -> None:
+    """Run a background task until it returns; after an unexpected error, log it and run the task again.
+
+    It is no reason to end the daemon: while the system is short of processes, for example, no thread starts.
+    """
+    while True:
+        try:
+            await work()
+            return
+        except Exception:
+            log.exception("a background task failed unexpectedly")
+        await anyio.sleep(RESTART_PAUSE_S)
 
 
 @asynccontextmanager

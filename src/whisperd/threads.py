@@ -70,9 +70,14 @@ async def run_abandonable(
 
     limit_s = ANSWER_TIMEOUT_S if timeout_s is None else timeout_s
     await folder.take_turn(borrower, limit_s)
+    try:
+        future = _start(work, end_turn)
+    except RuntimeError:  # no further thread can be started
+        folder.end_turn(borrower)
+        raise
     with anyio.fail_after(limit_s):
         # The thread ends the turn, not this task: an abandoned thread still counts.
-        return await asyncio.wrap_future(_start(work, end_turn))
+        return await asyncio.wrap_future(future)
 
 
 def _folder(path: str) -> Folder:

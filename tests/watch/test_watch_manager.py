@@ -592,6 +592,27 @@ async def test_an_unresponsive_folder_does_not_stop_checks_of_the_others(
         await until(lambda: retired)
 
 
+async def test_an_unexpected_error_of_a_check_does_not_end_the_daemon(
+    tmp_path: Path, inbox: Path, no_notifications: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the system is short of processes, and refuses to start another thread."""
+    checks: list[str] = []
+
+    async def run_abandonable(path: str, *given: Any) -> Any:
+        checks.append(path)
+        if len(checks) == 1:
+            raise RuntimeError("can't start new thread")
+        return await run(path, *given)
+
+    run = manager.run_abandonable
+    monkeypatch.setattr(manager, "run_abandonable", run_abandonable)
+    monkeypatch.setattr(manager, "ROOT_INTERVAL_S", 0.01)
+    monkeypatch.setattr("whisperd.tasks.RESTART_PAUSE_S", 0.01)
+    async with open_watches(tmp_path) as watches:
+        await watches.manager.add(str(inbox), WatchChanges())
+        await until(lambda: len(checks) > 1)
+
+
 async def test_retry_all_keeps_corrected_texts(tmp_path: Path, inbox: Path) -> None:
     put(inbox, "a.wav")
     async with open_watches(tmp_path) as watches:

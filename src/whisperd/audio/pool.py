@@ -21,7 +21,7 @@ from whisperd.audio.process import MAX_KILLED, Decoder, Decoding, Listening, was
 from whisperd.child import python_command
 from whisperd.isolation import isolated_environment
 from whisperd.rpc.errors import WhisperdError
-from whisperd.tasks import RepeatedEvent, open_task_group
+from whisperd.tasks import RepeatedEvent, keep_running, open_task_group
 
 __all__ = [
     "MAX_KILLED",
@@ -76,7 +76,7 @@ async def open_decoder_pool(
     """Open a pool of decoders; none of its processes outlives the block."""
     async with open_task_group() as tasks:
         pool = DecoderPool(tasks, find_bundle, options or DecoderOptions(), command)
-        tasks.start_soon(pool.run)
+        tasks.start_soon(keep_running, pool.run)
         try:
             yield pool
         finally:

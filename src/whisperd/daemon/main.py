@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -41,7 +42,7 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.service_manager.activation import take_socket
 from whisperd.service_manager.notify import Notifier
 from whisperd.settings import Settings, is_calibrating, is_preloading, load_settings
-from whisperd.tasks import open_task_group
+from whisperd.tasks import keep_running, open_task_group
 
 __all__ = ["main"]
 
@@ -137,15 +138,16 @@ async def _run(
         gc.freeze()
         if is_preloading(settings):
             tasks.start_soon(preload, service)
-        tasks.start_soon(
+        calibrate = partial(
             calibrate_automatically,
             service,
             lambda: is_calibrating(service.settings) and not service.is_on_battery,
         )
+        tasks.start_soon(keep_running, calibrate)
         tasks.start_soon(feed_watchdog, notifier)
         tasks.start_soon(end_when_unreachable, service, listener)
         for background in (report_status, end_when_idle, relieve_memory, watch_power_and_sleep):
-            tasks.start_soon(background, service)
+            tasks.start_soon(keep_running, partial(background, service))
         await service.stop_requested.wait()
         await _end(service, listener)
         tasks.cancel_scope.cancel()

@@ -55,7 +55,7 @@ from whisperd.runtimes.provisioner import Provisioner
 from whisperd.service_manager.notify import Notifier
 from whisperd.settings import Settings, is_offline, load_settings
 from whisperd.store import Database, Saver, open_database, open_saver
-from whisperd.tasks import RepeatedEvent, open_task_group
+from whisperd.tasks import RepeatedEvent, keep_running, open_task_group
 from whisperd.watch import Editor, WatchJobs, WatchManager, WatchStore, check_watches
 
 __all__ = ["Call", "Service", "open_service"]
@@ -116,7 +116,7 @@ class Service:
             paths.models_dir(), sources=default_sources(settings.models), offline=is_offline()
         )
         self.computer = Computer(
-            start_soon=tasks.start_soon,
+            start_soon=lambda look: tasks.start_soon(keep_running, look),
             is_installed=lambda bundle: self.natives.find(bundle) is not None,
         )
         self.uploads = UploadStore(state_dir / "uploads", lambda: self.settings.limits, kept_uploads)
@@ -187,7 +187,7 @@ class Service:
             if not job.is_suspended:
                 await self.remove_upload(upload)
 
-        self._tasks.start_soon(remove)
+        self._tasks.start_soon(keep_running, remove)
 
     async def remove_upload(self, upload: str) -> None:
         """Delete an upload, even while the daemon stops. Does nothing if it was deleted."""
@@ -210,7 +210,7 @@ class Service:
         for job in list(connection.attached_jobs):
             self.jobs.cancel(job, _client_gone(job))
         for upload in connection.uploads:
-            self._tasks.start_soon(self.remove_upload, upload)
+            self._tasks.start_soon(keep_running, partial(self.remove_upload, upload))
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,12 @@ from anyio.abc import TaskGroup
 from whisperd.clock import now_rfc3339, rfc3339_ago
 from whisperd.rpc.errors import WhisperdError, from_sendable
 from whisperd.settings import WatchSettings
-from whisperd.tasks import open_task_group
+from whisperd.tasks import keep_running, open_task_group
 from whisperd.threads import run_abandonable
 from whisperd.watch import scanner
 from whisperd.watch.discovery import Discovery
 from whisperd.watch.editing import Editor, checked_inode, normal
-from whisperd.watch.errors import exists, stale, unknown_file, unknown_watch
+from whisperd.watch.errors import exists, stale, to_whisperd_error, unknown_file, unknown_watch
 from whisperd.watch.folder import LOOK_TIMEOUT_S, WatchFolder
 from whisperd.watch.jobs import WatchJobs
 from whisperd.watch.ledger import FileRow, FileStatus, Outcome
@@ -80,9 +80,9 @@ class WatchManager:
         """Load the saved watches and resume their work."""
         for preset in await self._store.load():
             self._start(preset)
-        self._tasks.start_soon(self._notifier.run)
-        self._tasks.start_soon(self._scheduler.run)
-        self._tasks.start_soon(self._maintain)
+        self._tasks.start_soon(keep_running, self._notifier.run)
+        self._tasks.start_soon(keep_running, self._scheduler.run)
+        self._tasks.start_soon(keep_running, self._maintain)
 
     def stop(self) -> None:
         """Start no more files."""
@@ -228,7 +228,7 @@ class WatchManager:
                 for row in await self._interrupted(folder.preset.id):
                     self._scheduler.begin(folder, row)
                 folder.tasks.start_soon(discovery.run)
-                folder.tasks.start_soon(folder.desktop.run)
+                folder.tasks.start_soon(keep_running, folder.desktop.run)
         folder.scanned.set()  # release whoever waits for a scan that will not take place
 
     async def _interrupted(self, watch: str) -> list[FileRow]:
@@ -236,8 +236,9 @@ class WatchManager:
         while True:
             try:
                 return await self._store.files.with_status(watch, ("working", "written"))
-            except WhisperdError as error:
-                log.warning("watch folder %s: %s (%s)", watch, error.message, error.code)
+            except Exception as error:
+                problem = to_whisperd_error(watch, error)
+                log.warning("watch folder %s: %s (%s)", watch, problem.message, problem.code)
                 await anyio.sleep(self._settings().retry_delay_s)
 
     def _on_work(self) -> None:
