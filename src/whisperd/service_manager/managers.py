@@ -114,6 +114,8 @@ def systemd(place: Place) -> Manager:
     socket = _template("whisperd.socket", {"LISTEN": place.listen})
     units = ("whisperd.socket", "whisperd.service")
     ctl = ("systemctl", "--user")
+    # After some failures, systemd refuses to start even a mended service. A pattern may match no unit.
+    forget_failures = (*ctl, "reset-failed", "whisperd.*")
     return Manager(
         "systemd",
         (
@@ -122,11 +124,11 @@ def systemd(place: Place) -> Manager:
         ),
         check=(*ctl, "show", "--property=Version"),
         before=((*ctl, "stop", *units),),
-        enable=((*ctl, "daemon-reload"), (*ctl, "enable", "--now", *units)),
+        enable=((*ctl, "daemon-reload"), forget_failures, (*ctl, "enable", "--now", *units)),
         disable=((*ctl, "disable", "--now", *units),),
         after=((*ctl, "daemon-reload"),),
         is_active=(*ctl, "is-active", "--quiet", "whisperd.service"),
-        start=((*ctl, "start", *units),),
+        start=(forget_failures, (*ctl, "start", *units)),
         stop=((*ctl, "stop", *units),),
         hint="`systemctl --user status whisperd` and `journalctl --user -u whisperd`",
     )
