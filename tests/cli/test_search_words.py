@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+import sys
+
 import pytest
 
-from whisperd.cli.commands.search import query_of
+from whisperd.cli.commands.search import _player, query_of
 
 
 @pytest.mark.parametrize(
@@ -20,3 +24,14 @@ from whisperd.cli.commands.search import query_of
 )
 def test_a_quoted_word_stays_one_phrase_unless_it_is_a_query(words: list[str], query: str) -> None:
     assert query_of(words) == query
+
+
+@pytest.mark.skipif(sys.platform == "win32" or shutil.which("bash") is None, reason="needs a shell")
+@pytest.mark.parametrize("name", ["my talk", "it's", "a\nb\x1b[2J\\n'\x85é.mp3"])
+def test_a_command_that_plays_a_match_is_one_printable_line(name: str) -> None:
+    line = _player(f"/talks/{name}", {"start": 1.5})
+    assert line.isprintable()
+    said = subprocess.run(
+        ["bash", "-c", f'mpv() {{ printf %s "$*"; }}; {line}'], capture_output=True, check=True
+    )
+    assert said.stdout.decode() == f"--start=1.50 /talks/{name}"

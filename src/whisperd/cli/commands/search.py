@@ -89,4 +89,16 @@ def _show(one: dict[str, Any]) -> None:
 
 
 def _player(path: str, hit: dict[str, Any]) -> str:
-    return f"mpv --start={hit['start']:.2f} {shlex.quote(path)}"
+    return f"mpv --start={hit['start']:.2f} {_quoted(path)}"
+
+
+def _quoted(path: str) -> str:
+    """Quote a path for a shell, on one line and without the control characters that a name may contain."""
+    if path.isprintable():
+        return shlex.quote(path)
+    escaped = path.replace("\\", "\\\\").replace("'", "\\'")
+    return f"$'{''.join(one if one.isprintable() else _octal(one) for one in escaped)}'"
+
+
+def _octal(one: str) -> str:
+    return "".join(f"\\{byte:03o}" for byte in one.encode())
