@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import signal
@@ -371,6 +372,19 @@ async def test_a_consumer_error_comes_through_as_it_is(pool: DecoderPool, media:
         async with pool.decode(DecodeParams(path=str(media / "long.wav"))) as decoding:
             await first_window(decoding)
             raise LookupError
+
+
+async def test_a_process_that_cannot_be_started_is_reported(
+    tmp_path: Path, recordings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(anyio, "open_process", refuse)
+    async with open_pool(tmp_path) as pool:
+        with pytest.raises(WhisperdError, match="Too many open files") as caught:
+            await decode(pool, recordings / "jfk.flac")
+    assert caught.value.code == "decoder.not_started"
 
 
 async def test_a_bundle_that_is_broken_is_reported(tmp_path: Path, recordings: Path) -> None:

@@ -79,6 +79,8 @@ def test_setting_the_clock_back_does_not_postpone_retries_for_years() -> None:
         ("output.not_writable", "transient"),
         ("output.folder_not_writable", "environment"),
         ("decoder.crashed", "transient"),
+        ("decoder.not_started", "environment"),
+        ("worker.not_started", "environment"),
         ("worker.died", "transient"),
         ("toy.error", "transient"),
         ("internal.error", "transient"),

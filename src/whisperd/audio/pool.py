@@ -197,7 +197,7 @@ class DecoderPool:
     async def _warm_up(self) -> None:
         try:
             decoder = await self._start()
-        except (OSError, WhisperdError) as error:  # the next decode fails in the same way, and reports it
+        except WhisperdError as error:  # the next decode fails in the same way, and reports it
             log.warning("cannot keep a decoder ready: %s", error)
             return
         if await self._answers(decoder, "warm_up"):
@@ -228,7 +228,15 @@ class DecoderPool:
         decoder = Decoder(self._options.memory_limit_bytes)
         bundle = await self._find_bundle()
         command = self._command(bundle, self._options)
-        await self._tasks.start(decoder.run, command, isolated_environment(os.environ, bundle))
+        try:
+            await self._tasks.start(decoder.run, command, isolated_environment(os.environ, bundle))
+        except OSError as error:
+            raise WhisperdError(
+                "decoder.not_started",
+                f"The process that decodes recordings cannot be started: {error.strerror or error}.",
+                "Close programs that you do not need, or raise the limits on processes and open files, then "
+                "try again.",
+            ) from error
         return decoder
 
     async def _answers(self, decoder: Decoder, method: str) -> bool:

@@ -21,8 +21,9 @@ _TRANSIENT: Final = (
 )
 _ENVIRONMENT: Final = tuple(
     """
-    cuda. daemon. disk. download. hub. index. job.not_saved job.queue_full library. memory. model. native.
-    output.folder_not_writable plugin. profile. runtime. store. variant. worker.not_started
+    cuda. daemon. decoder.not_started disk. download. hub. index. job.not_saved job.queue_full library.
+    memory. model. native. output.folder_not_writable plugin. profile. runtime. store. variant.
+    worker.not_started
     """.split()  # noqa: SIM905
 )
 _FILE: Final = ("audio.", "clips.", "format.", "job.cancelled", "language.", "output.", "task.")
