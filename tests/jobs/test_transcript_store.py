@@ -150,7 +150,14 @@ def test_search(daemon: RunningDaemon, model: str, tone: Path, toy: Toy) -> None
     nothing = daemon.ctl("search", "xylophone", "before:2020")
     assert nothing.status == 4 and "No stored transcript matches" in nothing.err
     assert daemon.ctl("search", "before:2020").status == 2
-    assert daemon.ctl("search", "nonsense", "--json").json == []
+    nothing = daemon.ctl("search", "nonsense", "--json")
+    assert (nothing.status, nothing.json) == (4, [])
+    piped = write_tone(tone.with_name("piped.wav"), 5.0).read_bytes()
+    with daemon.connect() as client:
+        client.transcribe(piped, model=toy("third", says=" something else"), vad=False)
+    nothing = daemon.ctl("search", "--open", "something")
+    assert (nothing.status, nothing.out) == (4, "") and "Omit --open" in nothing.err
+    assert daemon.ctl("search", "--open", "--json", "something").status == 2
 
 
 def test_clearing_forgets_jobs_and_purging_erases_transcripts(

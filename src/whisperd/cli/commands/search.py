@@ -7,9 +7,10 @@ import re
 import shlex
 from typing import Any
 
+from whisperd.cli import exit_status
 from whisperd.cli.command import connect_as
 from whisperd.cli.output import duration, local_time, print_json, printable
-from whisperd.cli.parser import Parser, whole_number
+from whisperd.cli.parser import Parser, usage_error, whole_number
 from whisperd.rpc.errors import WhisperdError
 
 EXAMPLES = """examples:
@@ -42,13 +43,18 @@ def add(parser: Parser) -> None:
     parser.set_defaults(run=run)
 
 
-def run(options: argparse.Namespace) -> None:
-    """Print the matches, the best recording first. Raises `search.nothing` if there are none."""
+def run(options: argparse.Namespace) -> int:
+    """Print the matches, the best recording first. Raises `search.nothing` if there are none.
+
+    With `--json`, the array is empty then, and the exit status is that of the error.
+    """
+    if options.open and options.json:
+        raise usage_error("--open and --json cannot be combined", "Omit one of them")
     with connect_as(options) as client:
         found = client.transcripts.search(query_of(options.words), options.limit)
     if options.json:
         print_json(found)
-        return
+        return exit_status.DONE if found else exit_status.NOT_FOUND
     if not found:
         raise WhisperdError(
             "search.nothing",
@@ -56,13 +62,20 @@ def run(options: argparse.Namespace) -> None:
             "Try fewer words, or a prefix: `whisperctl search transcri*`.",
         )
     if options.open:
-        for line in (_player(one["path"], hit) for one in found if one["path"] for hit in one["hits"]):
-            print(line)
-        return
+        lines = [_player(one["path"], hit) for one in found if one["path"] for hit in one["hits"]]
+        if not lines:
+            raise WhisperdError(
+                "search.nothing",
+                "All matches are in recordings that were piped in, which no player can open.",
+                "Omit --open to see the matches.",
+            )
+        print("\n".join(lines))
+        return exit_status.DONE
     for number, one in enumerate(found):
         if number:
             print()
         _show(one)
+    return exit_status.DONE
 
 
 def query_of(words: list[str]) -> str:
