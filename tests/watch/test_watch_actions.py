@@ -328,6 +328,23 @@ def test_a_missing_folder_cannot_be_added(client: Client, tmp_path: Path) -> Non
     assert caught.value.code == "watch.absent"
 
 
+def test_a_deleted_folder_is_shown_with_the_fix_and_can_be_removed_by_its_relative_name(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ctl(*words: str) -> tuple[int, str]:
+        status = main.run(["--socket", client.daemon.status()["socket"], "watch", *words])
+        return status, capsys.readouterr().out
+
+    monkeypatch.chdir(tmp_path)
+    Path("gone").mkdir()
+    assert ctl("add", "gone")[0] == 0
+    Path("gone").rmdir()
+    why = client.watch.scan(str(tmp_path / "gone"))["error"]
+    assert ctl("scan", "gone") == (0, f"{why['message']}\n{why['fix']}\nfiles: 0 pending, 0 done, 0 failed\n")
+    assert f"status:      absent\n{'':13}{why['message']}\n{'':13}{why['fix']}\n" in ctl("show", "gone")[1]
+    assert ctl("remove", "gone") == (0, f"{tmp_path / 'gone'} is no longer watched\n")
+
+
 def test_an_unknown_model_is_refused(client: Client, inbox: Path) -> None:
     watch = client.watch.add(inbox)
     with pytest.raises(WhisperdError) as caught:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import shlex
 from typing import Any
 
@@ -34,6 +35,7 @@ UNSET: dict[str, list[str] | None] = {
     "command": [],
 }
 """What `--unset` can reset besides job options, with the value that does so."""
+_ID = re.compile("[0-9a-f]{8}")
 OF_TEXTS = {"runtime", "profile", "options", "outputs", "output_dir", "name"}
 """Fields that decide what the written texts say or where they are."""
 EXAMPLES = """examples:
@@ -233,8 +235,7 @@ def resume(options: argparse.Namespace) -> int:
 def scan(options: argparse.Namespace) -> None:
     with connect_as(options) as client:
         watch = client.watch.scan(_name(options.name))
-    counts = f"files: {_counts(watch)}"
-    confirm(options, watch, f"{watch['reason']} {counts}" if watch["reason"] else counts)
+    confirm(options, watch, *_hindrance(watch), f"files: {_counts(watch)}")
 
 
 def log(options: argparse.Namespace) -> None:
@@ -266,8 +267,8 @@ def _for_each(options: argparse.Namespace, verb: str, done: str) -> int:
 
 
 def _name(name: str) -> str:
-    """Return the absolute path of a folder; a name that is no folder here may be an id."""
-    return os.path.abspath(name) if os.sep in name or os.path.isdir(name) else name
+    """Return the absolute path of a folder, which may no longer exist; an id is returned unchanged."""
+    return name if _ID.fullmatch(name) and not os.path.isdir(name) else os.path.abspath(name)
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
@@ -287,6 +288,12 @@ def _words(command: str) -> list[str]:
     return words
 
 
+def _hindrance(watch: dict[str, Any]) -> list[str]:
+    """Return what keeps the folder's files from being transcribed, if anything, and what to do about it."""
+    error = watch["error"] or {"message": None, "fix": None}
+    return list(dict.fromkeys(filter(None, (watch["reason"], error["message"], error["fix"]))))
+
+
 def _counts(watch: dict[str, Any]) -> str:
     return f"{watch['pending']} pending, {watch['done']} done, {watch['failed']} failed"
 
@@ -296,11 +303,10 @@ def _facts(watch: dict[str, Any]) -> list[tuple[str, object]]:
     if "model" in watch["options"]:
         unnamed = "by model"
     after = f"move to {watch['move_to']}" if watch["after"] == "move" else watch["after"]
-    status = watch["status"] + (f" ({watch['reason']})" if watch["reason"] else "")
     return [
         ("id", watch["id"]),
         ("folder", watch["path"]),
-        ("status", status),
+        ("status", [watch["status"], *_hindrance(watch)]),
         ("files", _counts(watch)),
         ("changes", "polled: its file system does not report them" if watch["polled"] else "noticed at once"),
         ("recursive", watch["recursive"]),
