@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs the wheels in dist/ for one user: into a separate environment, with the two programs on the path.
 set -eu
+case $PREFIX in /*) ;; *) PREFIX=$PWD/$PREFIX ;; esac
 cd "$(dirname "$0")/.."
 home=$PREFIX/share/whisperd/app
 bin=$PREFIX/bin
@@ -12,7 +13,14 @@ is_service() {
 }
 
 if [ "${1:-}" = --remove ]; then
-    if is_service; then "$home/bin/whisperctl" --quiet daemon uninstall; fi
+    if is_service; then
+        if ! "$home/bin/whisperctl" --version >/dev/null 2>&1; then
+            echo "whisperd in $home does not run, perhaps because Python was upgraded, so its service stays." >&2
+            echo "  Run \`make install\`, which repairs it, then \`make uninstall\` again." >&2
+            exit 1
+        fi
+        "$home/bin/whisperctl" --quiet daemon uninstall
+    fi
     # Stop the daemon now: without its files, nothing could stop it later.
     if [ -x "$home/bin/whisperctl" ]; then "$home/bin/whisperctl" --quiet --no-start daemon stop 2>/dev/null || true; fi
     places=$("$home/bin/python" -c 'from whisperd.paths import config_file, models_dir, native_dir, state_dir
@@ -47,10 +55,14 @@ fi
 restore() {
     if [ -d "$home.old" ] && [ ! -e "$home/complete" ]; then rm -rf "$home" && mv "$home.old" "$home"; fi
 }
+finish() {
+    restore
+    if is_service; then "$home/bin/whisperctl" --quiet daemon start || true; fi
+}
 restore # after an attempt that was killed
 rm -rf "$home.old"
 if [ -d "$home" ]; then mv "$home" "$home.old"; fi
-trap restore EXIT
+trap finish EXIT
 trap 'exit 1' INT TERM
 echo "Installing into $home ..."
 "$PYTHON" -m venv "$home"
@@ -58,7 +70,6 @@ echo "Installing into $home ..."
 touch "$home/complete"
 rm -rf "$home.old"
 for program in whisperd whisperctl; do ln -sf "$home/bin/$program" "$bin/$program"; done
-if is_service; then "$home/bin/whisperctl" --quiet daemon start || true; fi
 echo "Installed whisperd and whisperctl into $bin."
 case ":$PATH:" in
 *":$bin:"*) echo "Try: whisperctl transcribe RECORDING" ;;
