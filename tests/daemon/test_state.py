@@ -73,6 +73,15 @@ async def test_a_state_folder_without_locks_is_used_anyway(
     assert "has ended" in caplog.text
 
 
+@pytest.mark.anyio
+async def test_without_room_for_its_record_a_daemon_leaves_none_of_a_dead_one(tmp_path: Path) -> None:
+    """Another process may have that id by now, and would be killed in its place."""
+    write_running(tmp_path, Running(pid=1, socket="/s"))
+    (tmp_path / "daemon.json.new").mkdir()  # so that nothing can be written, as on a full disk
+    async with claim_state(tmp_path, "/s"):
+        assert find_running(tmp_path) is None
+
+
 def test_a_second_daemon_on_another_socket_is_refused(daemon: RunningDaemon) -> None:
     with tempfile.TemporaryDirectory(prefix="wd-") as short:
         other = f"{short}/other.sock"

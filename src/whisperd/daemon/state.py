@@ -46,6 +46,7 @@ async def claim_state(folder: Path, socket: str, config: str | None = None) -> A
         log.warning("the state folder cannot be locked: %s", error)
     try:
         if lock.is_locked:
+            forget_running(folder)  # that of a killed daemon: its process id may have been reused
             with suppress(OSError):  # on a full disk
                 write_running(folder, Running(pid=os.getpid(), socket=socket, config=config))
         yield
