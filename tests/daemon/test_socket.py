@@ -173,6 +173,20 @@ def test_a_folder_of_another_user_is_refused(short: Path) -> None:
     assert refusal(short / "d.sock") == "socket.not_private"
 
 
+@needs_root
+def test_a_link_of_another_user_to_our_folder_is_refused(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In /tmp, anyone could otherwise have us make any folder of ours inaccessible to others."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(short))
+    (short / "shared").mkdir()
+    (short / "shared").chmod(0o755)
+    (short / "whisperd").symlink_to("shared")
+    os.lchown(short / "whisperd", NOBODY, NOBODY)
+    assert refusal(short / "whisperd" / "daemon.sock") == "socket.not_private"
+    assert mode(short / "shared") == 0o755 and list((short / "shared").iterdir()) == []
+
+
 def test_a_file_that_is_not_a_socket_is_preserved(short: Path) -> None:
     (short / "file").write_text("precious")
     assert refusal(short / "file") == "socket.not_a_socket"

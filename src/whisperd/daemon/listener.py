@@ -166,13 +166,13 @@ async def _listen(path: str, folder: Path) -> UnixListener:
 def _secure_folder(folder: Path, *, is_usual: bool) -> None:
     try:
         make_private_folder(folder)
-        status = folder.stat()
-        if is_usual and status.st_uid == os.getuid() and status.st_mode & 0o077:
+        status, link_owner = folder.stat(), folder.lstat().st_uid
+        if is_usual and status.st_uid == link_owner == os.getuid() and status.st_mode & 0o077:
             folder.chmod(0o700)  # it is used only by whisperd, so it can be made private
             status = folder.stat()
     except OSError as error:
         raise _not_writable(folder, error) from error
-    if status.st_uid not in (os.getuid(), 0):
+    if not {status.st_uid, link_owner} <= {os.getuid(), 0}:
         raise _not_private(folder, "it belongs to another user")
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not status.st_mode & stat.S_ISVTX:
         raise _not_private(folder, "other users can write to it")
