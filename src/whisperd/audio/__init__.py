@@ -4,6 +4,12 @@ The daemon starts decoder processes through `open_decoder_pool`, and receives ev
 that run inside such a process (`decoder`, `media`, `frames`, `vad`) may import numpy, PyAV and onnxruntime.
 `speech`, `windows`, `timeline` and `marks` are pure. Modules that only the daemon needs are imported on first
 use, so that a decoder process starts without them.
+
+In the daemon, the `pool` starts the processes (`process`), and a `follower` keeps a live session through the
+death of one. In a process, `decoder` serves the requests: `media` reads samples (`frames`, `timeline`) and
+finds places again (`marks`), `finder` detects the speech in them (`vad`, `speech`) unless it is known
+(`known_speech`), `windows` cuts it, and `sampling` chooses the samples for the language. `listener` does this
+for live speech (`utterances`). Both sides share `messages`, `clips`, `kinds` and `files`.
 """
 
 from __future__ import annotations

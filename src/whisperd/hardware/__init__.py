@@ -5,6 +5,9 @@ values that change from moment to moment. Everything else in this room is pure a
 `find_fact` evaluates a recording of a computer, `why_not` checks whether a computer has what a variant needs.
 No native library is ever loaded into the calling process: child processes query drivers, folders and
 programs, so that a broken one costs only its own answer.
+
+`find` starts the process `look`, which detects facts (`detect`, `processor`, `system`, `libraries`, `tools`)
+with `probes`; `gpus` starts `nvml`, which asks the driver, and judges the answer. Both print `messages`.
 """
 
 from whisperd.hardware.cgroups import group_folders

@@ -1,7 +1,7 @@
 """Jobs: their lifecycle, the window scheduler, and assembly of transcripts.
 
-A job is one transcription of one input. `manager` owns every job and `executor` runs it: `run` transcribes a
-file, `live` transcribes speech as it is spoken (`audio_buffer`, `agreement`). Both submit windows to the
+A `job` is one transcription of one input. `manager` owns every job and `executor` runs it: `run` transcribes
+a file, `live` transcribes speech as it is spoken (`audio_buffer`, `agreement`). Both submit windows to the
 `dispatcher` of their runtime, which computes them in the order chosen by the `scheduler` (`batching`). The
 results go to a `transcript_builder`, which assembles them with `stitch` (`reconcile`, `segments`) and
 publishes events. The `keeper` saves jobs and finished windows in the `journal` and texts in `transcripts`

@@ -3,6 +3,13 @@
 The entry point is `ModelStore`. This room fetches, verifies and stores model files; it loads none of
 them and runs no code from a model. All network access happens in a child process
 (`whisperd.models.fetch` for the hub, pip for the package index), which can be killed at any moment.
+
+`store` combines the parts. `names` resolves a name with the `catalogue`. `stored` finds a model by its name
+in the `storage`, the folder on disk, with a `manifest` for each model and files verified by `hashing`.
+`pulling` fetches a model from the `sources`, in one `flight` for all who wait for it. `converted` keeps
+models in other formats. A user's own model is used `in_place`; `folders` and `files` check it. `memory`
+(`sizes`) estimates what a model needs, and `recommend` ranks models by it. `children` runs the processes of
+`fetch` (`hub_errors`) and `convert`, which answer with `messages`.
 """
 
 from whisperd.models.catalogue import Catalogue, CatalogueModel, shipped_catalogue

@@ -3,6 +3,12 @@
 A bundle is in `{root}/{version}/{name}`, complete or absent, and is added to the path of a child
 process. Versions coexist; an upgrade is tried before it is used, and can be rolled back.
 The daemon may import this room, but never the contents of a bundle.
+
+`store` owns the folder, in which each bundle has a `manifest` of its files, and `choice` names its current
+version. A `lock` pins what a `bundle` may contain, and the `target` determines which of its wheels fit a
+computer. `install` fills the folder of a new bundle with pip (`pip_runs`), builds sources (`build`,
+`build_failures`) and shares equal files (`sharing`). `search` makes a lock of newer versions. `make_lock` is
+the program that makes the locks that are shipped (`remote_file`); `measure` makes the entries of both.
 """
 
 from whisperd.natives.bundle import Bundle, InstalledBundle
