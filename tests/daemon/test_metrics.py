@@ -215,7 +215,7 @@ def test_processes_are_inspected_off_the_event_loop(make_daemon: Callable[..., R
 
 @pytest.mark.anyio
 async def test_work_is_counted_by_day(tmp_path: Path) -> None:
-    from whisperd.jobs.work import Work, WorkLog
+    from whisperd.jobs.work_log import Work, WorkLog
     from whisperd.store import open_database, open_saver
 
     day = datetime.date(2026, 3, 1)

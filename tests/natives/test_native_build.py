@@ -20,7 +20,7 @@ from whisperd.natives import Bundle, NativeStore
 from whisperd.natives.build import build_environment
 from whisperd.natives.build_failures import why_build_failed
 from whisperd.natives.lock import Lock, format_lock, parse_lock
-from whisperd.natives.measure import measure_source
+from whisperd.natives.lock_entries import measure_source
 from whisperd.progress import Progress
 from whisperd.rpc.errors import WhisperdError
 from whisperd_testing import until

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from whisperd.natives import Bundle
 from whisperd.natives.lock import Distribution, Lock, format_lock
-from whisperd.natives.measure import measure_wheel
+from whisperd.natives.lock_entries import measure_wheel
 
 TAG = "py3-none-any"
 

@@ -24,7 +24,7 @@ from whisperd.daemon.resuming import is_resumed, last_uses
 from whisperd.jobs.journal import JobJournal, job_of
 from whisperd.jobs.search import parse_query
 from whisperd.jobs.transcripts import TranscriptStore
-from whisperd.jobs.work import WorkLog
+from whisperd.jobs.work_log import WorkLog
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.history import HistoryStore
 from whisperd.runtimes.presets import PresetStore, check_presets

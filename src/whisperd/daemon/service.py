@@ -37,7 +37,7 @@ from whisperd.jobs.lifecycle import retry_hint
 from whisperd.jobs.manager import JobManager
 from whisperd.jobs.options import job_options
 from whisperd.jobs.transcripts import TranscriptStore
-from whisperd.jobs.work import WorkLog
+from whisperd.jobs.work_log import WorkLog
 from whisperd.models import ModelStore, default_sources
 from whisperd.natives import NativeStore
 from whisperd.progress import Progress

@@ -8,7 +8,7 @@ The daemon may import this room, but never the contents of a bundle.
 version. A `lock` pins what a `bundle` may contain, and the `target` determines which of its wheels fit a
 computer. `install` fills the folder of a new bundle with pip (`pip_runs`), builds sources (`build`,
 `build_failures`) and shares equal files (`sharing`). `search` makes a lock of newer versions. `make_lock` is
-the program that makes the locks that are shipped (`remote_file`); `measure` makes the entries of both.
+the program that makes the locks that are shipped (`remote_file`); `lock_entries` makes the entries of both.
 """
 
 from whisperd.natives.bundle import Bundle, InstalledBundle

@@ -38,7 +38,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from whisperd.natives.lock import Distribution, Lock, Source, Wheel, format_lock, parse_lock
-from whisperd.natives.measure import measure_source, measure_wheel, wheel_tag
+from whisperd.natives.lock_entries import measure_source, measure_wheel, wheel_tag
 from whisperd.natives.remote_file import RemoteFile
 from whisperd.natives.target import PLATFORMS, PYTHONS, Target
 from whisperd.rpc.errors import WhisperdError

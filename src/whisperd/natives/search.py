@@ -21,7 +21,7 @@ from packaging.version import InvalidVersion, Version
 from whisperd.natives.build import Build
 from whisperd.natives.errors import not_upgradable, out_of_range
 from whisperd.natives.lock import Distribution, Lock, Selection, format_lock
-from whisperd.natives.measure import measure_source, measure_wheel
+from whisperd.natives.lock_entries import measure_source, measure_wheel
 from whisperd.natives.pip_runs import PipRuns
 from whisperd.progress import Meter, OnProgress, Progress
 

@@ -1,4 +1,4 @@
-"""Make the lock entries of wheels and sources from the files. Blocking; callers use a thread."""
+"""The entries of a lock for wheels and sources, made from the files. Blocking; callers use a thread."""
 
 from __future__ import annotations
 
