@@ -203,6 +203,7 @@ async def test_a_track_that_is_not_there_is_answered_with_those_that_are(
     error = await refusal(pool, media / name, track=3)
     assert (error.code, error.data["count"]) == ("track.unknown", count)
     assert error.message.endswith(said)
+    assert ("Choose one" in error.fix) == (count > 1)
 
 
 async def test_a_track_that_cannot_be_decoded_is_not_replaced_by_another(

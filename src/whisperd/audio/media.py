@@ -365,7 +365,9 @@ def _unknown_track(path: str, track: int, tracks: Sequence[Any]) -> WhisperdErro
     return WhisperdError(
         "track.unknown",
         f"{path} has no track {track}, but {count}: {listed}{', …' if len(tracks) > len(described) else ''}.",
-        "Choose one of them with `--track`, or leave out `--track` to use the best one.",
+        "Leave out `--track` to use it."
+        if len(tracks) == 1
+        else "Choose one of them with `--track`, or leave out `--track` to use the best one.",
         {"path": path, "track": track, "count": len(tracks), "tracks": described},
     )
 
