@@ -227,6 +227,24 @@ def test_standard_output_on_a_full_disk_is_an_error(shared: RunningDaemon, argum
     ]
 
 
+@pytest.mark.parametrize("arguments", ["transcribe tone.wav", "watch add inbox", "jobs list --socket s"])
+def test_a_deleted_working_folder_is_an_error(shared: RunningDaemon, tmp_path: Path, arguments: str) -> None:
+    script = f'mkdir gone; cd gone; rmdir ../gone; "$0" -P -m whisperd.cli.main {arguments}'
+    done = subprocess.run(
+        ["sh", "-c", script, sys.executable],
+        cwd=tmp_path,
+        env=shared.env,
+        capture_output=True,
+        check=False,
+        timeout=LIMIT_S,
+    )
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.decode().splitlines()[-2:] == [
+        "whisperctl: The current folder was deleted.",
+        "  Change to another folder, such as with `cd ~`.",
+    ]
+
+
 def test_errors_keep_their_status_with_standard_error_closed(shared: RunningDaemon) -> None:
     command = f'"{sys.executable}" -m whisperd.cli.main jobs show none 2>&-'
     assert subprocess.run(["sh", "-c", command], env=shared.env, check=False, timeout=LIMIT_S).returncode == 4

@@ -89,6 +89,9 @@ def _run(arguments: Sequence[str]) -> int:
         print_error(error, as_json="--json" in arguments)
         return exit_status.status_of(error)
     except Exception as error:
+        if isinstance(error, FileNotFoundError) and error.filename is None:  # from os.getcwd
+            print_error(_no_folder(), as_json="--json" in arguments)
+            return exit_status.FAILED
         if isinstance(error, OSError) and error.filename is None:
             raise  # standard output
         from traceback import print_exc
@@ -103,6 +106,12 @@ def _not_written(error: OSError) -> WhisperdError:
         "output.not_writable",
         f"Standard output cannot be written: {error.strerror or error}.",
         "Check the space on its disk.",
+    )
+
+
+def _no_folder() -> WhisperdError:
+    return WhisperdError(
+        "folder.gone", "The current folder was deleted.", "Change to another folder, such as with `cd ~`."
     )
 
 
