@@ -112,7 +112,9 @@ def test_a_new_file_has_the_mode_of_the_users_umask(tmp_path: Path) -> None:
 
 
 @posix
-def test_replacing_keeps_the_mode_and_the_link(tmp_path: Path) -> None:
+def test_replacing_keeps_the_mode_and_the_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes = []
+    monkeypatch.setattr(os, "fsync", lambda file: modes.append(stat.S_IMODE(os.fstat(file).st_mode)))
     (tmp_path / "real.txt").write_text("old")
     (tmp_path / "real.txt").chmod(0o600)
     (tmp_path / "link.txt").symlink_to("real.txt")
@@ -120,6 +122,7 @@ def test_replacing_keeps_the_mode_and_the_link(tmp_path: Path) -> None:
     assert (tmp_path / "link.txt").is_symlink()
     assert (tmp_path / "real.txt").read_text() == "new"
     assert stat.S_IMODE((tmp_path / "real.txt").stat().st_mode) == 0o600
+    assert modes == [0o600], "others could read it while it was written"
 
 
 @posix

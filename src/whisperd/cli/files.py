@@ -193,7 +193,11 @@ def write_file(target: str, content: str) -> None:
 
 def _replace(target: str, content: str) -> None:
     part = os.path.join(os.path.dirname(target), f".whisperctl-{os.urandom(4).hex()}.part")
-    file = open(part, "x", encoding="utf-8")  # noqa: SIM115 - if this fails, nothing is removed
+    # Even while it is written, it is no less private than the file that it replaces.
+    mode = 0o600 if os.path.exists(target) else 0o666
+    file = open(  # noqa: SIM115 - if this fails, nothing is removed
+        part, "x", encoding="utf-8", opener=lambda path, flags: os.open(path, flags, mode)
+    )
     try:
         with file:
             file.write(content)
