@@ -10,6 +10,7 @@ from typing import cast
 import anyio
 import pytest
 
+from whisperd.clock import rfc3339_ago
 from whisperd.jobs.identity import FileStamp, read_stamp
 from whisperd.jobs.job import Job, JobInput
 from whisperd.jobs.journal import JobJournal
@@ -271,6 +272,25 @@ async def test_files_are_hashed_only_if_needed(
         keeper = JobKeeper(journal, house.store, lambda: JobSettings(keep_transcripts=keeps), recipe_of)
         await keeper.hash_input(job)
     assert (job.content_hash is not None) == is_wanted
+
+
+async def test_transcripts_are_kept_for_as_long_as_the_settings_say(house: House) -> None:
+    async def recipe_of(*_: object) -> Recipe:
+        raise AssertionError
+
+    for days in (9.9, 10.1):
+        number = await house.store_texts(f"Spoken {days} days ago.")
+        created = rfc3339_ago(days * 86_400)
+        await house.database.run(
+            lambda connection, values=(created, number): connection.execute(
+                "UPDATE transcripts SET created = ? WHERE id = ?", values
+            )
+        )
+    async with open_saver(house.database) as saver:
+        settings = JobSettings(keep_transcripts_days=10)
+        await JobKeeper(JobJournal(saver), house.store, lambda: settings, recipe_of).retire()
+    (found,) = await house.store.search(parse_query("spoken"), 50)
+    assert found.hits[0].text == "Spoken 9.9 days ago."
 
 
 async def test_purged_transcripts_are_in_no_file(house: House) -> None:

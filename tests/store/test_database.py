@@ -118,6 +118,21 @@ async def test_the_log_shrinks_after_a_large_transaction(path: Path) -> None:
         assert await database.run(numbers) == [1, 2]
 
 
+async def test_erasing_fails_while_another_program_reads_the_database(path: Path) -> None:
+    """What it reads is still in the log."""
+    async with open_database(path, NUMBERS) as database:
+        await database.run(adding(1, 2))
+        await database.run(lambda connection: connection.execute("PRAGMA busy_timeout = 0"))
+        with closing(sqlite3.connect(path)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT x FROM numbers").fetchall()
+            with pytest.raises(WhisperdError) as caught:
+                await database.erase()
+            assert caught.value.code == "store.busy"
+        await database.erase()
+        assert await database.run(numbers) == [1, 2]
+
+
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
 async def test_erasing_puts_its_temporary_copy_next_to_the_database(path: Path) -> None:
     """The copy is as large as the database, and others may read the temporary folder."""

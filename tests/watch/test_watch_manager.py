@@ -19,6 +19,7 @@ from whisperd.settings import WatchSettings
 from whisperd.tasks import open_task_group
 from whisperd.watch import WatchChanges, discovery, folder, manager, scanner, scheduler
 from whisperd.watch.ledger import Identity, Seen
+from whisperd.watch.log_table import KEPT_LOG_LINES, LogLine
 from whisperd.watch.output_table import Wanted
 from whisperd_testing import LIMIT_S
 
@@ -713,6 +714,48 @@ async def test_output_dir_and_move_to_have_to_be_folders(tmp_path: Path, inbox: 
                 assert (caught.value.code, caught.value.data["field"]) == ("watch.invalid", field)
                 assert path in caught.value.message
         assert watches.manager.all() == [preset]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a shell")
+async def test_a_command_is_told_what_was_transcribed(tmp_path: Path, inbox: Path) -> None:
+    (inbox / "sub").mkdir()
+    put(inbox, "sub/a b.wav")
+    told = tmp_path / "told"
+    words = ("{path}", "{name}", "{stem}", "{folder}", "{output}")
+    variables = ("WHISPERD_PATH", "WHISPERD_OUTPUT", "WHISPERD_OUTPUTS", "WHISPERD_WATCH")
+    script = " ".join(('printf "%s\\n" "$@"', *(f'"${name}"' for name in variables), f"> '{told}'"))
+    changes = WatchChanges(outputs=("text", "srt"), command=("sh", "-c", script, "sh", *words))
+    async with open_watches(tmp_path) as watches:
+        preset = await watches.manager.add(str(inbox), changes)
+        await until_done(watches, preset.id)
+    path, text, subtitles = (f"{inbox}/sub/a b.{suffix}" for suffix in ("wav", "en.txt", "en.srt"))
+    placeholders = [path, "a b.wav", "a b", f"{inbox}/sub", text]
+    assert told.read_text().splitlines() == [*placeholders, path, text, text, subtitles, preset.id]
+
+
+async def test_files_that_have_been_missing_for_long_are_forgotten(tmp_path: Path, inbox: Path) -> None:
+    put(inbox, "here.wav", "deleted.wav", "deleted long ago.wav")
+    moment = "2026-01-01T00:00:00.000Z"
+    async with open_watches(tmp_path) as watches:
+        store, preset = watches.store, await watches.manager.add(str(inbox), WatchChanges())
+        await until_done(watches, preset.id, 3)
+        for name, gone in (("deleted", "2026-01-02"), ("deleted long ago", "2025-12-31")):
+            row = await store.files.at(preset.id, f"{name}.wav")
+            assert row is not None
+            await store.files.update(row.id, gone=f"{gone}T00:00:00.000Z")
+        (tmp_path / "other").mkdir()
+        kept = await watches.manager.add(str(tmp_path / "other"), WatchChanges())
+        await store.log.add(
+            preset.id, *[LogLine("gone", None, str(number)) for number in range(KEPT_LOG_LINES + 1)]
+        )
+        await store.log.add(kept.id, LogLine("gone", None, "of another watch"))
+        await store.retire([preset.id, kept.id], moment)
+        known = await store.files.with_status(preset.id, ("done",))
+        assert sorted(row.path for row in known) == ["deleted.wav", "here.wav"]
+        log = await watches.manager.log(preset.id, 2 * KEPT_LOG_LINES)
+        assert [line["message"] for line in log] == [str(number) for number in range(1, KEPT_LOG_LINES + 1)]
+        assert len(await watches.manager.log(kept.id, 2)) == 1
+        assert len(list(inbox.glob("*.txt"))) == 3, "their texts stay"
 
 
 async def test_outputs_of_removed_watches_are_forgotten_even_without_watches(
