@@ -19,7 +19,7 @@ from anyio.lowlevel import checkpoint
 
 from whisperd.daemon.hub import Subscription
 from whisperd.jobs.job import Job
-from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.errors import WhisperdError, internal_error
 from whisperd.rpc.framing import FrameLimits, FrameReader
 from whisperd.rpc.messages import Request, decode_message, encode_notification, encode_response
 from whisperd.settings import LimitSettings
@@ -173,7 +173,7 @@ class Connection:
             return self._refusal(request, error)
         except Exception:
             log.exception("%.50s failed unexpectedly", request.method)
-            return self._refusal(request, _unexpected(request.method))
+            return self._refusal(request, internal_error(f"{request.method:.50} failed"))
 
     def _refusal(self, request: Request, error: WhisperdError) -> bytes:
         return encode_response(request.id, error=error.to_text() if self.wants_text_errors else error)
@@ -213,12 +213,4 @@ def _stopping() -> WhisperdError:
         "daemon.stopping",
         "The daemon is stopping.",
         "Start it with `whisperctl daemon start`, then try again.",
-    )
-
-
-def _unexpected(method: str) -> WhisperdError:
-    return WhisperdError(
-        "internal.error",
-        f"{method:.50} failed because of a bug in whisperd.",
-        "Please report it, with the lines that `whisperctl daemon logs` shows.",
     )

@@ -15,7 +15,7 @@ from whisperd.jobs.identity import FileStamp
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.scheduler import Priority
 from whisperd.jobs.segments import Transcript
-from whisperd.rpc.errors import WhisperdError, sendable
+from whisperd.rpc.errors import WhisperdError, internal_error, sendable
 from whisperd.store import Ticket
 
 __all__ = [
@@ -202,8 +202,4 @@ def hide_upload_path(job: Job, error: WhisperdError) -> WhisperdError:
 
 def unexpected_error() -> WhisperdError:
     """Return the error of a job that failed because of a bug in whisperd."""
-    return WhisperdError(
-        "internal.error",
-        "The job failed because of a bug in whisperd.",
-        "Please report it, with the output of `whisperctl daemon logs`.",
-    )
+    return internal_error("The job failed")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ["UNEXPECTED", "WhisperdError", "from_sendable", "sendable"]
+__all__ = ["UNEXPECTED", "WhisperdError", "from_sendable", "internal_error", "sendable"]
 
 UNEXPECTED: Final = "process.failed"
 """The code of an unexpected exception in a child process; its traceback goes to the log."""
@@ -69,6 +69,15 @@ class WhisperdError(Exception):
 
     def __repr__(self) -> str:
         return f"WhisperdError({self.code!r}, {self.message!r}, fix={self.fix!r})"
+
+
+def internal_error(what: str) -> WhisperdError:
+    """Return `internal.error`: `what` happened because of a bug in whisperd."""
+    return WhisperdError(
+        "internal.error",
+        f"{what} because of a bug in whisperd.",
+        "Please report it with the output of `whisperctl daemon logs`.",
+    )
 
 
 def sendable(value: Any, max_characters: int | None = None) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from shlex import quote
 from typing import Literal
 
-from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.errors import WhisperdError, internal_error
 
 __all__ = [
     "Noun",
@@ -20,7 +20,6 @@ __all__ = [
     "no_backend",
     "not_saved",
     "refused",
-    "unexpected",
     "unknown",
     "unknown_profile",
 ]
@@ -54,13 +53,9 @@ _REFUSALS = {
 
 def refused(code: str, name: str, others: Sequence[str] = ()) -> WhisperdError:
     """Return the error of a refused action; `others` are the names of runtimes to use instead."""
-    message, fix = _REFUSALS.get(
-        code,
-        (
-            "The runtime {name} cannot do this now because of a bug in whisperd.",
-            "Please report it with the output of `whisperctl daemon logs`.",
-        ),
-    )
+    if code not in _REFUSALS:
+        return internal_error(f"The runtime {name} cannot do this now")
+    message, fix = _REFUSALS[code]
     words = {"name": name, "quoted": quote(name), "others": f": {', '.join(others)}" if others else ""}
     data = {"runtime": name, "runtimes": list(others)}
     return WhisperdError(code, message.format(**words), fix.format(**words), data)
@@ -174,13 +169,4 @@ def cancelled(name: str) -> WhisperdError:
         f"Loading the runtime {name} was cancelled.",
         "Load the runtime again, or submit the job again.",
         {"runtime": name},
-    )
-
-
-def unexpected(name: str) -> WhisperdError:
-    """Return `internal.error`: a bug in whisperd."""
-    return WhisperdError(
-        "internal.error",
-        f"The runtime {name} cannot be loaded because of a bug in whisperd.",
-        "Please report it with the output of `whisperctl daemon logs`.",
     )

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from whisperd.progress import Progress
-from whisperd.rpc.errors import WhisperdError
-from whisperd.runtimes.errors import unexpected
+from whisperd.rpc.errors import WhisperdError, internal_error
 from whisperd.runtimes.fallback import FailedVariant, fallback_note, first_failure, is_fault_of_variant
 from whisperd.runtimes.life import Event, Life
 from whisperd.runtimes.loaded import LoadedRuntime
@@ -56,7 +55,7 @@ class Host:
             error = failure.copy()
         except Exception:
             log.exception("runtime %s failed unexpectedly", runtime.name)
-            error = unexpected(runtime.name)
+            error = internal_error(f"The runtime {runtime.name} cannot be loaded")
         finally:
             self._manager.hosting_ended(runtime, self._hosting, error)
 
