@@ -41,7 +41,7 @@ OF_TEXTS = {"runtime", "profile", "options", "outputs", "output_dir", "name"}
 EXAMPLES = """examples:
   whisperctl watch add ~/Recordings
   whisperctl watch add ~/Videos --output text --output srt --output-dir ~/Texts --language de
-  whisperctl watch add ~/Inbox --after move --move-to ~/Done --command 'notify-send Done {stem}'
+  whisperctl watch add ~/Inbox --after move --move-to ~/Done --command 'notify-send -- {stem}'
   whisperctl watch add ~/Podcasts --include '*.mp3' --exclude drafts --quiet-hours 22:00-07:00"""
 EDIT_EXAMPLES = """examples:
   whisperctl watch edit ~/Recordings --language de --output srt
