@@ -108,6 +108,8 @@ def test_options_and_their_values_are_completed(line: str, expected: list[str] |
         ("calibrate ", ["base", "tiny.en"]),
         ("watch pause ", ["/in box"]),
         ("watch pause ~/in", "folders"),
+        ("watch retry ", ["/in box"]),
+        ("watch retry folder ", "files"),
         ("watch add ", "folders"),
         ("watch add folder --move-to ", "folders"),
     ],

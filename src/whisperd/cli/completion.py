@@ -159,7 +159,7 @@ def _value(parser: Parser, action: argparse.Action | None, current: str, names: 
         return Offer(_matching((Word(f"{made}{one}") for one in action.choices), current))
     noun, verb = [*parser.prog.split(), "", ""][1:3]
     metavar = str(action.metavar)
-    is_watched = noun == "watch" and not action.option_strings and verb not in CREATING_VERBS
+    is_watched = (noun, metavar) == ("watch", "FOLDER") and verb not in CREATING_VERBS
     if metavar in KIND_OF and not is_watched:
         return Offer(kind=KIND_OF[metavar])
     by_option = next((NOUN_OF[name] for name in action.option_strings if name in NOUN_OF), None)
