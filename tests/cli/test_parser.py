@@ -67,6 +67,9 @@ def test_global_options_may_stand_before_a_verb() -> None:
         ("watch", "show", ""),
         ("watch", "remove", "inbox", ""),
         ("watch", "edit", "inbox", "--name", ""),
+        ("natives", "upgrade", "media", "--version", ""),
+        ("natives", "remove", "media", "--version", ""),
+        ("calibrate", ""),
     ],
 )
 def test_an_empty_name_is_refused(words: tuple[str, ...]) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from whisperd.cli.command import call_with_progress, confirm, connect_as, show_download
 from whisperd.cli.output import counted, local_time, print_json, print_problem, print_table, printable
-from whisperd.cli.parser import Parser
+from whisperd.cli.parser import Parser, non_empty
 from whisperd.quantities import speed
 
 if TYPE_CHECKING:
@@ -28,7 +28,11 @@ OUTCOMES = {"slower": "too slow", "stuck": "stuck", "failed": "failed", "no_memo
 def add(parser: Parser) -> None:
     """Add the arguments."""
     parser.add_argument(
-        "model", nargs="?", metavar="MODEL", help="model (default: that of the default runtime)"
+        "model",
+        nargs="?",
+        type=non_empty,
+        metavar="MODEL",
+        help="model (default: that of the default runtime)",
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--show", action="store_true", help="show the result, what was tried, and why")

@@ -16,7 +16,7 @@ from whisperd.cli.command import (
     print_unless_quiet,
 )
 from whisperd.cli.output import print_json, print_problem, print_table
-from whisperd.cli.parser import Parser
+from whisperd.cli.parser import Parser, non_empty
 from whisperd.quantities import size
 
 UPGRADE_EXAMPLES = """examples:
@@ -45,7 +45,11 @@ def _add_bundles(parser: Parser) -> None:
 def _add_upgrade(parser: Parser) -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="bundle names (default: all installed ones)")
     parser.add_argument(
-        "--version", metavar="VERSION", dest="bundle_version", help="this version (default: the newest)"
+        "--version",
+        type=non_empty,
+        metavar="VERSION",
+        dest="bundle_version",
+        help="this version (default: the newest)",
     )
     parser.epilog = UPGRADE_EXAMPLES
 
@@ -53,7 +57,11 @@ def _add_upgrade(parser: Parser) -> None:
 def _add_remove(parser: Parser) -> None:
     _add_bundles(parser)
     parser.add_argument(
-        "--version", metavar="VERSION", dest="bundle_version", help="only this version (default: all)"
+        "--version",
+        type=non_empty,
+        metavar="VERSION",
+        dest="bundle_version",
+        help="only this version (default: all)",
     )
 
 
