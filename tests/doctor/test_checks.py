@@ -137,7 +137,7 @@ def test_a_new_user_has_nothing_to_fix() -> None:
             {"bundles": (BundleFacts(name="media", version="18", needed=True, damaged=("av/a.so", "b")),)},
             "bundle",
             "broken",
-            "whisperctl natives install media",
+            "av/a.so and 1 more file. Repair it: `whisperctl natives install media`.",
         ),
         (
             {"bundles": (BundleFacts(name="media", version=None, needed=True),), "is_offline": True},

@@ -258,7 +258,8 @@ def _bundle(bundle: BundleFacts, facts: Facts) -> Finding:
             )
         return _ok(name, f"{bundle.name}, not installed yet: installed on first use")
     if bundle.damaged:
-        more = f" and {len(bundle.damaged) - 1} more files" if bundle.damaged[1:] else ""
+        others = len(bundle.damaged) - 1
+        more = f" and {others} more {'file' if others == 1 else 'files'}" if others else ""
         return _broken(
             name,
             f"{bundle.name} is damaged: {bundle.damaged[0]}{more}.",
