@@ -196,7 +196,7 @@ class Parser(argparse.ArgumentParser):
         for names, details in (
             (("-h", "--help"), {"action": "help", "help": "show this help and exit"}),
             (("--json",), {"help": "print one JSON document and nothing else"}),
-            (("-q", "--quiet"), {"help": "print no progress and no confirmations"}),
+            (("-q", "--quiet"), {"help": "print no progress and no confirmations; ask no questions"}),
             (("-v", "--verbose"), {"help": "print more, such as progress in a pipe"}),
             (("--socket",), {"action": "store", "metavar": "PATH", "help": "the daemon's socket"}),
             (

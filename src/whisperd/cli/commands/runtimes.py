@@ -63,7 +63,11 @@ def _add_names(parser: Parser) -> None:
 
 
 def _add_watch(parser: Parser) -> None:
-    parser.add_argument("--watch", action="store_true", help="keep showing changes until interrupted")
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="keep showing changes until interrupted; with --json, a line for each",
+    )
 
 
 def _add_creation(parser: Parser) -> None:
