@@ -75,6 +75,21 @@ def test_status_as_json(daemon: RunningDaemon) -> None:
     assert "listens on" in Path(answer["log"]).read_text()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="limits of another process")
+def test_status_and_metrics_when_there_are_too_many_open_files(
+    daemon: RunningDaemon, toy: Callable[..., str]
+) -> None:
+    import resource
+
+    daemon.make_default(toy())
+    until(lambda: len(daemon.workers()) == 1)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with daemon.connect() as client:
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (1, most))
+        assert client.daemon.status()["pid"] == daemon.pid
+        assert "whisperd_jobs_total" in client.daemon.metrics()["content"]
+
+
 def test_starting_twice_runs_one_daemon(unstarted: RunningDaemon) -> None:
     assert started(unstarted) == started(unstarted)
 

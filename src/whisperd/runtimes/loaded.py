@@ -85,7 +85,7 @@ class LoadedRuntime:
         """Resident memory of the worker."""
         try:
             return int(psutil.Process(self.pid).memory_info().rss) if self.pid else None
-        except psutil.Error:
+        except (psutil.Error, OSError):  # it has just ended, or there are too many open files
             return None
 
     def why_unloaded(self) -> WhisperdError:

@@ -7,6 +7,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Any, get_args
 
 import psutil
@@ -150,13 +151,13 @@ def _waiting_windows(service: Service) -> dict[str, int]:
 
 def _memory() -> dict[str, int]:
     """Return the resident bytes of the daemon and each child, by role. Blocks: it reads every process."""
-    me = psutil.Process()
-    memory = {"daemon": me.memory_info().rss}
-    for child in me.children():
-        try:
-            memory[f"{_role(child.cmdline())} {child.pid}"] = child.memory_info().rss
-        except psutil.Error:
-            continue  # it just exited
+    memory = {}
+    with suppress(OSError):  # too many open files
+        me = psutil.Process()
+        memory["daemon"] = me.memory_info().rss
+        for child in me.children():
+            with suppress(psutil.Error):  # it just exited
+                memory[f"{_role(child.cmdline())} {child.pid}"] = child.memory_info().rss
     return memory
 
 
