@@ -120,6 +120,8 @@ def a_runtime(name: str = "fast", **changes: Any) -> Map:
     }  # fmt: skip
 
 
+SHOWN: Map = {"warnings": [], "to_download": None}
+"""The fields that only `show`, `create` and `edit` return."""
 LOADED: Map = {
     "status": "loaded",
     "variant": "ctranslate2-cpu",

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from scripted_daemon import LOADED, ScriptedDaemon, a_runtime
+from scripted_daemon import LOADED, SHOWN, ScriptedDaemon, a_runtime
 from whisperd.cli import main
 from whisperd.cli.output import Repainted
 from whisperd.rpc.errors import WhisperdError
@@ -78,7 +78,7 @@ def test_list(daemon: ScriptedDaemon, ctl: Ctl) -> None:
 
 
 def test_create_sends_only_what_was_given(daemon: ScriptedDaemon, ctl: Ctl) -> None:
-    daemon.set(runtimes_create=lambda params: a_runtime(params["name"]))
+    daemon.set(runtimes_create=lambda params: a_runtime(params["name"], **SHOWN))
     assert ctl("runtimes", "create", "fast", "--model", "tiny.en") == (0, "fast is created\n", "")
     ctl(
         "runtimes", "create", "best", "--model", "./best", "--backend", "ctranslate2", "--device", "cuda",
@@ -100,9 +100,9 @@ def test_create_sends_only_what_was_given(daemon: ScriptedDaemon, ctl: Ctl) -> N
 
 def test_create_as_default_and_load(daemon: ScriptedDaemon, ctl: Ctl) -> None:
     daemon.set(
-        runtimes_create=a_runtime(),
+        runtimes_create=a_runtime(**SHOWN),
         runtimes_default=a_runtime(default=True),
-        runtimes_show=a_runtime(default=True),
+        runtimes_show=a_runtime(default=True, **SHOWN),
         runtimes_load=a_runtime(default=True, **LOADED),
     )
     words = ("runtimes", "create", "fast", "--model", "tiny.en", "--default", "--load")
@@ -124,14 +124,16 @@ def test_create_as_default_and_load(daemon: ScriptedDaemon, ctl: Ctl) -> None:
 
 def test_a_created_runtime_is_reported_even_if_it_cannot_load(daemon: ScriptedDaemon, ctl: Ctl) -> None:
     full = WhisperdError("memory.not_enough", "It does not fit.", "Use base.", {"largest": "base"})
-    daemon.set(runtimes_create=a_runtime(), runtimes_show=a_runtime(), runtimes_load=raising(full))
+    daemon.set(
+        runtimes_create=a_runtime(**SHOWN), runtimes_show=a_runtime(**SHOWN), runtimes_load=raising(full)
+    )
     status, out, err = ctl("runtimes", "create", "fast", "--model", "large-v3", "--load")
     assert (status, out) == (1, "fast is created\n")
     assert err == "whisperctl: It does not fit.\n  Use base.\n"
 
 
 def test_edit(daemon: ScriptedDaemon, ctl: Ctl) -> None:
-    daemon.set(runtimes_edit=lambda params: a_runtime(params["changes"].get("name", params["name"])))
+    daemon.set(runtimes_edit=lambda params: a_runtime(params["changes"].get("name", params["name"]), **SHOWN))
     assert ctl("runtimes", "edit", "fast", "--device-index", "none")[1] == "fast is changed\n"
     assert (
         ctl("runtimes", "edit", "fast", "--rename", "quick", "--if-version", "3")[1] == "fast is now quick\n"
@@ -151,7 +153,7 @@ def test_edit(daemon: ScriptedDaemon, ctl: Ctl) -> None:
     ("verb", "answer", "said"),
     [
         ("delete", {"id": "0a1b2c3d", "name": "fast"}, "fast is deleted"),
-        ("prepare", a_runtime(), "fast has everything it needs"),
+        ("prepare", a_runtime(**SHOWN), "fast has everything it needs"),
         ("cancel", a_runtime(status="cancelled"), "fast is cancelled"),
         ("unload", a_runtime(), "fast is unloaded"),
         ("enable", a_runtime(), "fast is enabled"),
@@ -252,7 +254,7 @@ def test_loading_shows_its_progress(daemon: ScriptedDaemon, ctl: Ctl) -> None:
         daemon.publish(**mine, status="loaded", progress=None, detail=None)
         return a_runtime(**LOADED)
 
-    daemon.set(runtimes_show=a_runtime(), runtimes_load=load)
+    daemon.set(runtimes_show=a_runtime(**SHOWN), runtimes_load=load)
     status, _, err = ctl("runtimes", "load", "fast", "--verbose")
     assert status == 0
     assert err.splitlines() == [

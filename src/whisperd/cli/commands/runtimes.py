@@ -174,7 +174,7 @@ def create(options: argparse.Namespace) -> None:
         runtime = client.runtimes.create(options.name, **_fields(options))
         chosen = "" if options.model else f", with the model {runtime['model']}"
         print_unless_quiet(options, f"{runtime['name']} is created{chosen}")
-        warnings = runtime.get("warnings", [])
+        warnings = runtime["warnings"]
         if options.load or (options.default and not is_refused(warnings)):
             confirm_download(options, warnings, is_to_be_loaded=True)
         else:
@@ -199,7 +199,7 @@ def edit(options: argparse.Namespace) -> None:
         raise usage_error("No change was given", "`whisperctl runtimes edit --help` lists the options")
     with connect_as(options) as client:
         runtime = client.runtimes.edit(options.name, version=options.if_version, **changes)
-    print_warnings(options, runtime.get("warnings", []))
+    print_warnings(options, runtime["warnings"])
     done = f"{options.name} is now {runtime['name']}" if options.new_name else f"{runtime['name']} is changed"
     confirm(options, runtime, done)
     if runtime["status"] == "unloaded" and options.model:
@@ -241,7 +241,7 @@ def unload(options: argparse.Namespace) -> int:
 def default(options: argparse.Namespace) -> None:
     with connect_as(options) as client:
         before = client.runtimes.show(options.name)
-        warnings = before.get("warnings", [])
+        warnings = before["warnings"]
         if is_refused(warnings):  # it is loaded in the background, where its failure would go unnoticed
             print_warnings(options, warnings)
         else:
@@ -276,7 +276,7 @@ def _prepare_or_load(
     runtime = client.runtimes.show(name)
     if not is_agreed:
         is_to_be_loaded = method == "runtimes.load"
-        confirm_download(options, runtime.get("warnings", []), is_to_be_loaded=is_to_be_loaded)
+        confirm_download(options, runtime["warnings"], is_to_be_loaded=is_to_be_loaded)
     preparation = Preparation(runtime)
     return call_with_progress(options, client, PREPARATION_TOPICS, method, show=preparation.show, name=name)
 
@@ -289,7 +289,7 @@ def _fields(options: argparse.Namespace) -> Map:
 
 def _announce_download(options: argparse.Namespace, runtime: Map) -> None:
     """Say now, not at the first recording, that hundreds of MB must be downloaded first."""
-    missing = runtime.get("to_download")
+    missing = runtime["to_download"]
     if missing and not (options.quiet or options.json or is_refused(runtime["warnings"])):
         print_notice(
             f"Its model {printable(_with_size(missing))} is not installed: the first job will download it."
@@ -305,9 +305,9 @@ def _as_loaded(runtime: Map) -> str:
 
 def _as_default(runtime: Map) -> str:
     done = f"{runtime['name']} is the default"
-    if runtime["status"] == "loaded" or is_refused(runtime.get("warnings", [])):
+    if runtime["status"] == "loaded" or is_refused(runtime["warnings"]):
         return done
-    if missing := runtime.get("to_download"):
+    if missing := runtime["to_download"]:
         return f"{done}, and its model {_with_size(missing)} is being downloaded"
     return f"{done}, and is being loaded"
 
