@@ -34,29 +34,29 @@ def test_parts_are_read(text: str, clips: list[tuple[float, float | None]]) -> N
 
 
 @pytest.mark.parametrize(
-    ("text", "marked", "why"),
+    ("text", "faulty", "why"),
     [
-        ("0:30-1:45; 2:00", "0:30-1:45; \u00bb2:00\u00ab", "needs one dash"),
-        ("1-2-3", "\u00bb1-2-3\u00ab", "needs one dash"),
-        ("0:30-0:20", "\u00bb0:30-0:20\u00ab", "ends before it begins"),
-        ("0:30-0:30", "\u00bb0:30-0:30\u00ab", "is empty"),
-        ("1-1.00001", "\u00bb1-1.00001\u00ab", "is empty"),
-        ("0:10-0:20; 1:xx-2:00", "0:10-0:20; \u00bb1:xx\u00ab-2:00", "is not a time"),
-        ("0:75-2:00", "\u00bb0:75\u00ab-2:00", "59 seconds"),
-        ("1:75:00-2:00:00", "\u00bb1:75:00\u00ab-2:00:00", "59 minutes"),
-        ("-", "\u00bb-\u00ab", "neither a start nor an end"),
-        (";;", "\u00bb;;\u00ab", "names no part"),
-        ("1e9-", "\u00bb1e9\u00ab-", "is not a time"),
+        ("0:30-1:45; 2:00", "2:00", "needs one dash"),
+        ("1-2-3", "1-2-3", "needs one dash"),
+        ("0:30-0:20", "0:30-0:20", "ends before it begins"),
+        ("0:30-0:30", "0:30-0:30", "is empty"),
+        ("1-1.00001", "1-1.00001", "is empty"),
+        ("0:10-0:20; 1:xx-2:00", "1:xx", "is not a time"),
+        ("0:75-2:00", "0:75", "59 seconds"),
+        ("1:75:00-2:00:00", "1:75:00", "59 minutes"),
+        ("-", "-", "neither a start nor an end"),
+        (";;", ";;", "names no part"),
+        ("1e9-", "1e9", "is not a time"),
     ],
 )
-def test_a_bad_part_is_refused_with_its_place_marked(text: str, marked: str, why: str) -> None:
+def test_a_bad_part_is_quoted(text: str, faulty: str, why: str) -> None:
     with pytest.raises(WhisperdError) as caught:
         parse_clips(text)
     assert caught.value.code == "clips.invalid"
-    assert marked in caught.value.message
+    assert caught.value.message.startswith(f"{faulty!r} ")
     assert why in caught.value.message
     start, end = caught.value.data["start"], caught.value.data["end"]
-    assert marked == f"{text[:start]}\u00bb{text[start:end]}\u00ab{text[end:]}"
+    assert faulty == text[start:end]
 
 
 @pytest.mark.parametrize("text", ["", "  \n "])

@@ -35,7 +35,7 @@ class Clip(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def parse_clips(text: str) -> tuple[Clip, ...]:
     """Parse parts from a text; returns them in order of time, merged.
 
-    Raises `clips.invalid`; its message shows the text with the faulty place marked.
+    Raises `clips.invalid`, which quotes the faulty place.
     """
     found: list[Clip] = []
     place = 0
@@ -46,7 +46,7 @@ def parse_clips(text: str) -> tuple[Clip, ...]:
     if not found:
         raise _invalid(text, 0, max(1, len(text)), "names no part")
     if len(found) > MAX_CLIPS:
-        raise _invalid(text, 0, 1, f"names more than {MAX_CLIPS} parts")
+        raise _invalid(text, 0, len(text), f"names more than {MAX_CLIPS} parts")
     return _merged(found)
 
 
@@ -126,12 +126,9 @@ def _written(seconds: float) -> str:
 
 
 def _invalid(text: str, start: int, end: int, why: str) -> WhisperdError:
-    marked = " ".join(f"{text[:start]}»{text[start:end]}«{text[end:]}".split())
     return WhisperdError(
         "clips.invalid",
-        f"These parts cannot be used: {marked} {why}."
-        if text.strip()
-        else "There are no parts in an empty text.",
+        f"{text[start:end]!r} {why}." if text.strip() else "There are no parts in an empty text.",
         "Write parts as `0:30-1:45; 2:00-2:15`, or `1:00-` for everything from there on.",
         {"clips": text, "start": start, "end": end},
     )
