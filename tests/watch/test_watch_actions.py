@@ -278,6 +278,7 @@ def test_an_unusable_runtime_makes_a_watch_wait_and_fails_no_file(client: Client
         ({"outputs": ["docx"]}, "outputs"),
         ({"name": "out.txt"}, "name"),
         ({"after": "move"}, "move_to"),
+        ({"move_to": "/done"}, "move_to"),
         ({"quiet_hours": "late"}, "quiet_hours"),
         ({"quiet_hours": "10:00-10:00"}, "quiet_hours"),
         ({"outputs": ["json", "verbose_json"]}, "name"),

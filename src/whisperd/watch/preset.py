@@ -97,11 +97,15 @@ def _check(preset: WatchPreset) -> None:
             raise invalid(field, f"{value!r} contains a NUL character, which no path can.", "Remove it.")
         if value is not None and not os.path.isabs(value):
             raise invalid(field, f"{value!r} is not absolute.", "Give an absolute path.")
-    if (preset.after == "move") != (preset.move_to is not None):
+    if preset.after == "move" and preset.move_to is None:
+        raise invalid(
+            "move_to", "There is no folder to move the recordings to.", "Name it with `--move-to FOLDER`."
+        )
+    if preset.after != "move" and preset.move_to is not None:
         raise invalid(
             "move_to",
-            "`move_to` must be set if, and only if, `after` is `move`.",
-            "Set both: `--after move --move-to FOLDER`.",
+            "There is a folder to move the recordings to, but they are not to be moved.",
+            "Add `--after move`, or leave out `--move-to`.",
         )
     if preset.quiet_hours is not None:
         fix = "Write them as 22:00-07:00; 00:00-24:00 is the whole day."
