@@ -68,6 +68,12 @@ def test_json_is_one_document(shared: RunningDaemon) -> None:
     assert [one["text"].strip() for one in done.json["segments"]] == TEXT
 
 
+def test_json_names_the_file_that_was_written(shared: RunningDaemon, tmp_path: Path) -> None:
+    target = str(tmp_path / "speech.srt")
+    done = shared.ctl("dictate", "--stdin", "--json", "-o", target, input=SPEECH)
+    assert (done.status, done.json["output"]) == (0, target)
+
+
 def test_stream_prints_events_as_json_lines(shared: RunningDaemon) -> None:
     done = shared.ctl("dictate", "--stdin", "--stream", input=SPEECH)
     events = [json.loads(line) for line in done.out.splitlines()]

@@ -140,7 +140,8 @@ class _Session:
         elif self._prints_text:
             self._writer.finish(transcript)
         if self._options.json and self._audio.error is None:
-            print_json({"job": self._dictation.id, **transcript.verbose})
+            place = {"output": self._options.output} if self._options.output else {}
+            print_json({"job": self._dictation.id, **place, **transcript.verbose})
         if self._audio.error is not None:
             raise self._audio.error
         if self._audio.is_silent and not self._options.quiet:
