@@ -265,7 +265,8 @@ class Parser(argparse.ArgumentParser):
 
     def _subcommands(self, word: str) -> str:
         """Return the commands one level down with this name, such as `daemon logs`."""
-        return " or ".join(f"{name} {word}" for name in self.commands if word in self.command(name).commands)
+        found = [f"{name} {word}" for name in self.commands if word in self.command(name).commands]
+        return " or ".join([", ".join(found[:-1]), found[-1]] if found[1:] else found)
 
 
 def _closest(word: str, known: Collection[str]) -> str | None:

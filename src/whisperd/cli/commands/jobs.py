@@ -81,7 +81,12 @@ def _add_cancel(parser: Parser) -> None:
 
 
 def _add_clear(parser: Parser) -> None:
-    parser.add_argument("ids", nargs="*", metavar="ID", help="only these jobs (default: all finished ones)")
+    parser.add_argument(
+        "ids",
+        nargs="*",
+        metavar="ID",
+        help="only these jobs, all of them or none (default: all finished ones)",
+    )
     parser.add_argument(
         "--older-than",
         type=age_s,
