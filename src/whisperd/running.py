@@ -11,9 +11,20 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from socket import gethostname
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-__all__ = ["LOCK", "Running", "find_running", "forget_running", "read_running", "write_running"]
+if TYPE_CHECKING:
+    import psutil
+
+__all__ = [
+    "LOCK",
+    "Running",
+    "daemon_process",
+    "find_running",
+    "forget_running",
+    "read_running",
+    "write_running",
+]
 
 LOCK: Final = "daemon.lock"
 _FILE: Final = "daemon.json"
@@ -49,6 +60,21 @@ def read_running(folder: Path) -> Running | None:
         return Running(int(read["pid"]), str(read["socket"]), config, str(read["host"]))
     except (OSError, ValueError, KeyError, AttributeError, TypeError, OverflowError, RecursionError):
         return None
+
+
+def daemon_process(pid: int) -> psutil.Process | None:
+    """Return the process if it is a daemon. On another computer, or outside a container that shares the state
+    folder, it is some other process, or there is none.
+    """
+    from pathlib import PurePath
+
+    import psutil
+
+    with suppress(psutil.Error):
+        process = psutil.Process(pid)
+        if any(PurePath(word).stem == "whisperd" for word in process.cmdline()):
+            return process
+    return None
 
 
 def write_running(folder: Path, running: Running) -> None:

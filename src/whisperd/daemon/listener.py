@@ -10,7 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import anyio
 from anyio.abc import ByteStream, SocketAttribute, SocketListener
@@ -29,8 +29,6 @@ BACKLOG = 1024
 ACCEPT_PAUSE_S = 0.5
 
 Handle = Callable[[ByteStream], Coroutine[Any, Any, None]]
-SocketState = Literal["ours", "deleted", "replaced"]
-"""Whether the socket at our path is still ours; if not, no client can connect."""
 
 
 class Listener(Protocol):
@@ -45,8 +43,8 @@ class Listener(Protocol):
     def unlink(self) -> None:
         """Remove the socket, unless that was done or another daemon has replaced it."""
 
-    def state(self) -> SocketState:
-        """Return whether others have deleted or replaced the socket. Blocks."""
+    def is_reachable(self) -> bool:
+        """Whether clients can connect: others have neither deleted nor replaced the socket."""
 
 
 class UnixListener:
@@ -82,15 +80,12 @@ class UnixListener:
                 self._path.unlink()
         self._inode = None  # the next socket at this path may have the same one
 
-    def state(self) -> SocketState:
+    def is_reachable(self) -> bool:
         """See `Listener`."""
         try:
-            is_ours = self._inode is None or self._path.lstat().st_ino == self._inode
-            return "ours" if is_ours else "replaced"
-        except FileNotFoundError:
-            return "deleted"
+            return self._inode is None or self._path.lstat().st_ino == self._inode
         except OSError:
-            return "ours"  # as far as is known
+            return False
 
 
 @asynccontextmanager

@@ -27,13 +27,7 @@ from whisperd.daemon.conditions import relieve_memory, watch_power_and_sleep
 from whisperd.daemon.listener import Listener, claim_socket
 from whisperd.daemon.logfile import LogFile
 from whisperd.daemon.preparing import preload
-from whisperd.daemon.reporting import (
-    end_when_idle,
-    end_when_unreachable,
-    feed_watchdog,
-    report_status,
-    status_line,
-)
+from whisperd.daemon.reporting import end_when_idle, feed_watchdog, report_status, status_line
 from whisperd.daemon.server import serve
 from whisperd.daemon.service import Service, open_service
 from whisperd.daemon.signals import HANG_UP, receive_signals
@@ -145,7 +139,6 @@ async def _run(
         )
         tasks.start_soon(keep_running, calibrate)
         tasks.start_soon(feed_watchdog, notifier)
-        tasks.start_soon(end_when_unreachable, service, listener)
         for background in (report_status, end_when_idle, relieve_memory, watch_power_and_sleep):
             tasks.start_soon(keep_running, partial(background, service))
         await service.stop_requested.wait()
@@ -173,6 +166,9 @@ async def _handle_signals(service: Service, listener: Listener, *, task_status: 
         async for number in received:
             if number == HANG_UP:
                 _reload(service)
+                if not listener.is_reachable():  # another daemon waits for our state folder (`claim_state`)
+                    log.warning("the socket was deleted or replaced: stopping")
+                    service.stop_requested.set()
             elif service.stop_requested.is_set():
                 log.warning("received a second signal: ending at once")
                 listener.unlink()

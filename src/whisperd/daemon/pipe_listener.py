@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager
 
 import anyio
 
-from whisperd.daemon.listener import Handle, SocketState, already_running
+from whisperd.daemon.listener import Handle, already_running
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.pipe import is_listened_on
 from whisperd.rpc.pipe_stream import PipeStream
@@ -57,9 +57,9 @@ class PipeListener:
     def unlink(self) -> None:
         """Do nothing: the system removes a pipe when its process ends."""
 
-    def state(self) -> SocketState:
+    def is_reachable(self) -> bool:
         """See `whisperd.daemon.listener.Listener`: nobody can remove a pipe while its process runs."""
-        return "ours"
+        return True
 
     async def _accept(self) -> PipeStream:
         loop = asyncio.get_running_loop()

@@ -1,6 +1,4 @@
-"""Reports the daemon's status to the service manager, and ends the daemon when it has been idle for long, or
-when no client can reach it.
-"""
+"""Reports the daemon's status to the service manager, and ends the daemon when it has been idle for long."""
 
 from __future__ import annotations
 
@@ -10,21 +8,17 @@ from collections import Counter
 from typing import TYPE_CHECKING, Final
 
 import anyio
-from anyio import to_thread
 
 if TYPE_CHECKING:
-    from whisperd.daemon.listener import Listener, SocketState
     from whisperd.daemon.service import Service
     from whisperd.service_manager.notify import Notifier
 
-__all__ = ["end_when_idle", "end_when_unreachable", "feed_watchdog", "report_status", "status_line"]
+__all__ = ["end_when_idle", "feed_watchdog", "report_status", "status_line"]
 
 log = logging.getLogger(__name__)
 
 REPORT_INTERVAL_S: Final = 1.0
 """Shortest interval between two status reports."""
-REACH_INTERVAL_S: Final = 10.0
-"""How often to check that clients can connect. A daemon that waits for our place waits longer."""
 
 
 async def feed_watchdog(notifier: Notifier) -> None:
@@ -70,20 +64,6 @@ async def end_when_idle(service: Service) -> None:
             log.info("idle for %.0f s: stopping", idle_s)
             service.stop_requested.set()
             return
-
-
-async def end_when_unreachable(service: Service, listener: Listener) -> None:
-    """Stop the daemon if its socket was deleted, as the system does when the user logs out.
-
-    No client could use it any more, and no other daemon its state folder. It finishes its jobs first, unless
-    another daemon waits for its place.
-    """
-    state: SocketState = "ours"
-    while state == "ours" or (state == "deleted" and service.jobs.active()):
-        await anyio.sleep(REACH_INTERVAL_S)
-        state = await to_thread.run_sync(listener.state, abandon_on_cancel=True)
-    log.warning("the socket was %s: stopping", state)
-    service.stop_requested.set()
 
 
 def status_line(service: Service) -> str:

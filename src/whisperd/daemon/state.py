@@ -12,13 +12,22 @@ from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from socket import gethostname
 
+import psutil
 from filelock import FileLock
 
+from whisperd.daemon.signals import HANG_UP
 from whisperd.locks import take_over
 from whisperd.paths import whisperctl_for
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.transport import is_listened_on
-from whisperd.running import LOCK, Running, forget_running, read_running, write_running
+from whisperd.running import (
+    LOCK,
+    Running,
+    daemon_process,
+    forget_running,
+    read_running,
+    write_running,
+)
 
 __all__ = ["claim_state"]
 
@@ -33,11 +42,18 @@ async def claim_state(folder: Path, socket: str, config: str | None = None) -> A
     none is held and the file is not written. Raises `state.in_use`.
     """
     lock = FileLock(folder / LOCK, mode=0o600)
+    alerted: set[int] = set()
 
     def check() -> None:
         running = read_running(folder)
-        if running and running.socket != socket and is_listened_on(running.socket):
-            raise _in_use(folder, running, socket)
+        if running is None:
+            return
+        if running.socket != socket:
+            if is_listened_on(running.socket):
+                raise _in_use(folder, running, socket)
+        elif running.pid not in alerted:
+            alerted.add(running.pid)
+            _alert(running)
 
     try:
         if not await take_over(lock, check):
@@ -55,6 +71,13 @@ async def claim_state(folder: Path, socket: str, config: str | None = None) -> A
         if lock.is_locked:
             forget_running(folder)
         lock.release()
+
+
+def _alert(running: Running) -> None:
+    """Make a daemon whose socket was deleted notice that, and end. The system deletes it at logout."""
+    if HANG_UP is not None and (process := daemon_process(running.pid)) is not None:
+        with suppress(psutil.Error):
+            process.send_signal(HANG_UP)
 
 
 def _in_use(folder: Path, running: Running | None, socket: str) -> WhisperdError:

@@ -28,8 +28,6 @@ from whisperd.rpc.errors import WhisperdError
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import psutil
-
     from whisperd.running import Running
 
 STOP_POLL_S = 0.02
@@ -296,7 +294,7 @@ def _kill(options: argparse.Namespace) -> dict[str, Any]:
     import psutil
 
     from whisperd import paths
-    from whisperd.running import find_running
+    from whisperd.running import daemon_process, find_running
 
     running = find_running(paths.state_dir())
     socket = paths.socket_path(options.socket)
@@ -308,7 +306,7 @@ def _kill(options: argparse.Namespace) -> dict[str, Any]:
             f"The daemon whose state is in {paths.state_dir()} listens on {running.socket}.",
             "Pass that socket with --socket, or set WHISPERD_STATE_DIR to the folder of the daemon you mean.",
         )
-    if (process := _daemon_process(running.pid)) is not None:
+    if (process := daemon_process(running.pid)) is not None:
         with suppress(psutil.NoSuchProcess):
             process.kill()
         _wait_for_end(running.pid, 0.0)
@@ -319,21 +317,6 @@ def _kill(options: argparse.Namespace) -> dict[str, Any]:
             "Stop it there, or set WHISPERD_STATE_DIR to the folder of the daemon you mean.",
         )
     return _killed(running.pid)
-
-
-def _daemon_process(pid: int) -> psutil.Process | None:
-    """Return the process if it is a daemon. On another computer, or outside a container that shares the state
-    folder, it is some other process, or there is none.
-    """
-    from pathlib import PurePath
-
-    import psutil
-
-    with suppress(psutil.Error):
-        process = psutil.Process(pid)
-        if any(PurePath(word).stem == "whisperd" for word in process.cmdline()):
-            return process
-    return None
 
 
 def _killed(pid: int | None) -> dict[str, Any]:
