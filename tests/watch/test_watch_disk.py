@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import struct
 import sys
 from pathlib import Path
 
@@ -174,6 +175,21 @@ def test_another_group_may_not_do_more_than_others(recording: Path, mode: int, t
     text = recording.with_name("a.en.txt")
     place(str(text), b"text", (), str(recording))
     assert text.stat().st_mode & 0o777 == text_mode
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="access control lists")
+def test_what_a_list_grants_to_one_user_is_not_granted_to_the_group(recording: Path) -> None:
+    owner, user, group, mask, others, no_id = 0x01, 0x02, 0x04, 0x10, 0x20, 2**32 - 1
+    granted = ((owner, 6, no_id), (user, 4, 12345), (group, 0, no_id), (mask, 4, no_id), (others, 0, no_id))
+    packed = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *one) for one in granted)
+    try:
+        os.setxattr(recording, "system.posix_acl_access", packed)
+    except OSError:
+        pytest.skip("no access control lists here")
+    assert recording.stat().st_mode & 0o777 == 0o640
+    text = recording.with_name("a.en.txt")
+    place(str(text), b"text", (), str(recording))
+    assert text.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="permissions")

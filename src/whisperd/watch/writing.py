@@ -215,9 +215,20 @@ def _share(descriptor: int, like: str, given: int) -> None:
     with contextlib.suppress(OSError):  # it was deleted, or this file system has no such permissions
         ours, theirs = os.fstat(descriptor), os.stat(like)
         mode = theirs.st_mode
-        if ours.st_gid != theirs.st_gid:  # our group has no more rights there than all others
-            mode = mode & ~0o070 | (mode & 0o007) << 3
+        if ours.st_gid != theirs.st_gid or (_has_acl(like) and not _has_acl(descriptor)):
+            mode = mode & ~0o070 | (mode & 0o007) << 3  # our group may have no more rights than all others
         os.fchmod(descriptor, stat.S_IMODE(ours.st_mode | mode & given))
+
+
+def _has_acl(file: int | str) -> bool:
+    """Whether a file has an access control list. If so, the rights of the group in its mode are the most that
+    any user or group in the list has."""
+    if sys.platform != "linux":
+        return False
+    try:
+        return "system.posix_acl_access" in os.listxattr(file)
+    except OSError:  # this file system has none
+        return False
 
 
 def _give_free_name(source: str, target: str) -> bool:
