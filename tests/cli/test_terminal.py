@@ -181,12 +181,19 @@ def test_waiting_for_a_job_shows_its_progress(
     assert terminal.screen == [*filter(None, [text]), ""]
 
 
-@pytest.mark.parametrize(("answer", "status", "said"), [("", 1, "Nothing was erased."), ("y", 0, "erased")])
+@pytest.mark.parametrize(
+    ("answer", "status", "said"),
+    [
+        ("\n", 1, "\nwhisperctl: Nothing was erased."),
+        ("\x04", 1, "\nwhisperctl: Nothing was erased."),
+        ("y\n", 0, "erased"),
+    ],
+)
 def test_erasing_all_transcripts_asks_for_confirmation(
     shared: RunningDaemon, answer: str, status: int, said: str
 ) -> None:
     terminal = Terminal(shared, 80, "jobs", "clear", "--purge", "--older-than", "900d", with_stdin=True)
     terminal.read_until("Erase all stored transcripts older than that? [y/N] ")
-    terminal.type(f"{answer}\n")
+    terminal.type(answer)
     assert terminal.finish() == status
     assert said in terminal.written

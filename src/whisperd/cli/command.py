@@ -234,9 +234,12 @@ def user_agrees(options: argparse.Namespace, question: str) -> bool:
     if options.quiet or options.json or not is_at_terminal:
         return True
     print(f"{question} [y/N] ", end="", file=sys.stderr, flush=True)
+    answer = ""
     with suppress(OSError):  # the terminal may be closed
-        return sys.stdin.readline().strip().lower() in ("y", "yes")
-    return False
+        answer = sys.stdin.readline()
+    if not answer.endswith("\n"):  # Ctrl-D: what follows needs its own line
+        print_notice("")
+    return answer.strip().lower() in ("y", "yes")
 
 
 def is_refused(warnings: Sequence[Map]) -> bool:
