@@ -252,7 +252,7 @@ sys.path.insert(0, sys.argv[1])
 import av, numpy as np
 from whisperd.audio.frames import Resampler
 
-resampler, heard = Resampler("mono"), 0
+resampler, heard = Resampler("mono", 0), 0
 for rate in (16_000, 2**31 - 1, 16_000):
     frame = av.AudioFrame.from_ndarray(np.full((1, 1600), 100, np.int16), format="s16", layout="mono")
     frame.sample_rate = rate

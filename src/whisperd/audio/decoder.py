@@ -286,7 +286,7 @@ class Cutter:
 class Outbox:
     """Sends the windows of all channels in the order of their beginnings."""
 
-    def __init__(self, send: Callable[[DecoderEvent], None], *, is_split: bool, done_until: int = 0) -> None:
+    def __init__(self, send: Callable[[DecoderEvent], None], *, is_split: bool, done_until: int) -> None:
         """Windows that begin before the sample `done_until` are sent without audio."""
         self._send = send
         self._is_split = is_split

@@ -31,7 +31,7 @@ MAX_AMPLITUDE = 16.0
 class Resampler:
     """Resamples to 16 kHz and one channel layout, even if the input format changes within a file."""
 
-    def __init__(self, layout: str, position: int = 0) -> None:
+    def __init__(self, layout: str, position: int) -> None:
         self._layout = av.AudioLayout(layout)
         self._resampler: Any = None
         self._is_averaged = False  # rather than mixed according to the layout

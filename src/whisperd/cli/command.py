@@ -132,14 +132,10 @@ def for_each(
 
 
 def show_answers(
-    options: argparse.Namespace,
-    answers: Sequence[Map],
-    show: Callable[[Map], str | None],
-    *,
-    key: str = "name",
+    options: argparse.Namespace, answers: Sequence[Map], show: Callable[[Map], str | None]
 ) -> int:
-    """Show the answers to one request for several names, as `for_each` does; a failed one has its `error`."""
-    statuses = [_show_answer(options, answer, show, key) for answer in answers]
+    """Show the answers to one request for several ids, as `for_each` does; a failed one has its `error`."""
+    statuses = [_show_answer(options, answer, show, "id") for answer in answers]
     if options.json:
         print_json(answers)
     return exit_status.of_several(statuses)

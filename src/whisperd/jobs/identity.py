@@ -107,7 +107,7 @@ def input_changed(path: str) -> WhisperdError:
     )
 
 
-def input_changed_meanwhile(path: str, *, is_certain: bool = True) -> WhisperdError:
+def input_changed_meanwhile(path: str, *, is_certain: bool) -> WhisperdError:
     """Return the warning for a transcript whose file changed while it was read."""
     what = "changed" if is_certain else "(or only its modification time) changed"
     return WhisperdError(

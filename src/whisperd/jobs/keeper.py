@@ -78,7 +78,7 @@ class JobKeeper:
         self._last_transcript: Ticket | None = None
         """The last write that includes a transcript."""
 
-    def save(self, job: Job, also: Writing | None = None) -> Ticket:
+    def save(self, job: Job, also: Writing | None) -> Ticket:
         """Save a new or resumed job; `also` runs in the same transaction."""
         return self._journal.put(job, also)
 

@@ -72,7 +72,7 @@ def need_bytes(
     return int(_PROCESS_BYTES + weights + replicas * replica)
 
 
-def loading_bytes(parameters: float, compute_type: str = "int8") -> int:
+def loading_bytes(parameters: float, compute_type: str) -> int:
     """Estimate the computer's peak memory while a model is loaded onto a GPU, or on a CPU while the library
     quantises its floats to integers.
     """

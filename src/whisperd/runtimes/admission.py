@@ -47,7 +47,7 @@ class Admission:
         self,
         models: ModelStore,
         computer: Computer,
-        limit: Callable[[], int] = lambda: 0,
+        limit: Callable[[], int],
         memory: Callable[[], Memory] = read_memory,
     ) -> None:
         self._models = models

@@ -200,7 +200,7 @@ def cancel(options: argparse.Namespace) -> int:
     with connect_as(options) as client:
         jobs = client.jobs
         cancelled = jobs.cancel(all=True, **filters) if options.all else jobs.cancel(ids=options.ids)
-    return show_answers(options, cancelled, _became, key="id")
+    return show_answers(options, cancelled, _became)
 
 
 def retry(options: argparse.Namespace) -> int:

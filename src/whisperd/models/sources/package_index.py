@@ -44,8 +44,8 @@ class PackageIndexSource:
     name = "the package index"
     remote = True
 
-    def __init__(self, settings: IndexSettings | None = None) -> None:
-        self.settings = settings or IndexSettings()
+    def __init__(self, settings: IndexSettings) -> None:
+        self.settings = settings
 
     async def fetch(self, model: Reference, workspace: Workspace) -> Found:
         """See `Source.fetch`."""
