@@ -49,7 +49,7 @@ def test_parts_are_read(text: str, clips: list[tuple[float, float | None]]) -> N
         ("1e9-", "1e9", "is not a time"),
     ],
 )
-def test_a_bad_part_is_quoted(text: str, faulty: str, why: str) -> None:
+def test_a_bad_part_is_quoted_and_its_place_marked(text: str, faulty: str, why: str) -> None:
     with pytest.raises(WhisperdError) as caught:
         parse_clips(text)
     assert caught.value.code == "clips.invalid"
@@ -57,6 +57,7 @@ def test_a_bad_part_is_quoted(text: str, faulty: str, why: str) -> None:
     assert why in caught.value.message
     start, end = caught.value.data["start"], caught.value.data["end"]
     assert faulty == text[start:end]
+    assert caught.value.message.endswith(f": {text[:start]}>>{faulty}<<{text[end:]}")
 
 
 @pytest.mark.parametrize("text", ["", "  \n "])

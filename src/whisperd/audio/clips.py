@@ -35,7 +35,7 @@ class Clip(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def parse_clips(text: str) -> tuple[Clip, ...]:
     """Parse parts from a text; returns them in order of time, merged.
 
-    Raises `clips.invalid`, which quotes the faulty place.
+    Raises `clips.invalid`; its message shows the text with the faulty place marked.
     """
     found: list[Clip] = []
     place = 0
@@ -126,9 +126,11 @@ def _written(seconds: float) -> str:
 
 
 def _invalid(text: str, start: int, end: int, why: str) -> WhisperdError:
+    before, faulty, after = text[:start][-80:], text[start:end][:80], text[end:][:80]
+    marked = " ".join(f"{before}>>{faulty}<<{after}".split())
     return WhisperdError(
         "clips.invalid",
-        f"{text[start:end]!r} {why}." if text.strip() else "There are no parts in an empty text.",
+        f"{faulty!r} {why}: {marked}" if text.strip() else "There are no parts in an empty text.",
         "Write parts as `0:30-1:45; 2:00-2:15`, or `1:00-` for everything from there on.",
         {"clips": text, "start": start, "end": end},
     )
