@@ -59,7 +59,7 @@ def test_the_fields_of_a_transcript(shared: RunningDaemon, tone: Path) -> None:
     with shared.connect() as client:
         transcript = client.transcribe(tone, vad=False, language="de")
     assert (transcript.text, transcript.language, transcript.duration) == (TEXT, "de", 2.0)
-    assert transcript.segments == (whisperd.Segment(0, 0.0, 2.0, TEXT),)
+    assert transcript.segments == (whisperd.Segment(0, 0.0, 2.0, TEXT, language="de"),)
     assert transcript.verbose["task"] == "transcribe"
 
 

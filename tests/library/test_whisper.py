@@ -58,7 +58,7 @@ def test_a_transcript_and_its_segments(run: Run, toy: Callable[..., str], tone: 
     model, tone = sys.argv[1:]
     with whisperd.Whisper(model=model) as whisper:
         done = whisper.transcribe(tone, vad=False, language="German")
-        assert done.segments == (whisperd.Segment(0, 0.0, 2.0, done.text),)
+        assert done.segments == (whisperd.Segment(0, 0.0, 2.0, done.text, language="de"),)
         assert list(whisper.transcribe(tone, stream=True, vad=False, language="de")) == list(done.segments)
         print(done.text, done.language, done.duration, done.verbose["task"], whisper.languages)
         assert whisper.model == model

@@ -34,12 +34,22 @@ class Segment(NamedTuple):
     """Counted from 0, if channels are transcribed separately."""
     words: tuple[Word, ...] = ()
     """If requested (`timestamps="word"`)."""
+    language: str | None = None
+    """The code of the language spoken in it."""
 
     @classmethod
     def from_event(cls, event: Mapping[str, Any]) -> Segment:
         """Read an event `transcription.segment`."""
         words = tuple(map(Word.from_wire, event.get("words") or ()))
-        return cls(event["index"], event["start"], event["end"], event["text"], event["channel"], words)
+        return cls(
+            event["index"],
+            event["start"],
+            event["end"],
+            event["text"],
+            event["channel"],
+            words,
+            event["language"],
+        )
 
 
 class Transcript(NamedTuple):
@@ -67,6 +77,7 @@ class Transcript(NamedTuple):
                 one["text"].strip(),
                 one.get("channel"),
                 tuple(words[one["id"]]),
+                one.get("language"),
             )
             for one in wire["segments"]
         )
