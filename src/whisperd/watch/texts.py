@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import msgspec
 from anyio.to_thread import run_sync
 
-from whisperd.jobs.segments import Transcript
+from whisperd.jobs.segments import Transcript, on_one_line
 from whisperd.outputs import render
 from whisperd.rpc.errors import WhisperdError, sendable
 from whisperd.watch import scanner, writing
@@ -84,10 +84,9 @@ class Texts:
 
     async def write_error(self, preset: WatchPreset, row: FileRow, error: WhisperdError) -> None:
         """Write an error file next to the recording that says why there is no text."""
-        content = sendable(
-            f"{error.message}\n{error.fix}\n\nCode: {error.code}\n"
-            f"Then run: whisperctl watch retry {preset.id}\n"
-        ).encode()
+        then = f"Then run: whisperctl watch retry {preset.id}"
+        lines = (error.message, error.fix, "", f"Code: {error.code}", then)
+        content = sendable("".join(f"{on_one_line(line)}\n" for line in lines)).encode()
         places = await run_sync(_places, preset, row.path, UNKNOWN_LANGUAGE, ERROR_FORMAT)
         wanted = Wanted(places, ERROR_FORMAT, UNKNOWN_LANGUAGE, writing.text_hash(content))
         kept = await self._store.outputs.of(row.id)
