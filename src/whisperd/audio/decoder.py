@@ -4,8 +4,8 @@
 
 It answers `ping` (at once, to show that it is alive), `warm_up` (runs the model once, so that it is ready)
 and `decode` (`DecodeParams`; sends `DecoderEvent`s as notifications, and answers with `Decoded`). Live speech
-uses `live.begin`, `live.feed` (`FeedParams`, answered with `Heard`) and `live.end`. The process holds no
-secrets, and no state beyond one decode or live session, so hostile media gains nothing by taking it over.
+uses `live.begin`, `live.feed` (`FeedParams`, answered with `Heard`) and `live.end`. The process has no state
+beyond one decode or live session. It does have the rights of the user.
 """
 
 from __future__ import annotations
