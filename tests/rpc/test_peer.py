@@ -13,7 +13,10 @@ from anyio.abc import UNIXSocketStream
 from whisperd.rpc.peer import open_peer
 from whisperd_testing import LIMIT_S
 
-pytestmark = pytest.mark.anyio
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="needs Unix sockets"),
+]
 
 LARGE = b"x" * 4_000_000
 """More than a socket takes at once."""
