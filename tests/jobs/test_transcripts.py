@@ -316,6 +316,17 @@ async def test_purged_transcripts_are_in_no_file(house: House) -> None:
     assert not house.files_hold("armalade")
 
 
+async def test_deleting_a_transcript_does_not_read_the_others(house: House) -> None:
+    """In a large database that takes a minute, in which nothing can be saved."""
+    await house.store_texts("Forgotten.")
+    # In no transcript, so that reading them all again would drop it.
+    ghost = "INSERT INTO transcripts_text (rowid, text) VALUES (1000, 'ghost')"
+    await house.database.run(lambda connection: connection.execute(ghost))
+    assert await house.store.forget_before(None) == 1
+    found = "SELECT rowid FROM transcripts_text WHERE transcripts_text MATCH 'ghost'"
+    assert await house.database.run(lambda connection: connection.execute(found).fetchall()) == [(1000,)]
+
+
 async def test_erasing_and_storing_do_not_collide(house: House) -> None:
     async with anyio.create_task_group() as tasks:
         for number in range(20):
