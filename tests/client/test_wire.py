@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="needs Un
 def ends() -> Iterator[tuple[Wire, socket.socket]]:
     """A wire and the socket at its other end."""
     near, far = socket.socketpair()
-    wire = Wire(near)
+    wire = Wire(near, "/run/other.sock")
     with far:
         yield wire, far
     wire.close()
@@ -254,7 +254,7 @@ class TestSilence:
         wire, far = ends
         error = failing(lambda: wire.request("daemon.status"))
         assert error.code == "daemon.not_responding"
-        assert "daemon restart --force" in error.fix
+        assert "`whisperctl --socket /run/other.sock daemon restart --force`" in error.fix
         assert len(list(self.pings(far))) == 1
         assert failing(lambda: wire.request("daemon.status")).code == "daemon.connection_lost"
 

@@ -83,8 +83,8 @@ async def _greeted(path: str, *, start: bool, profile: str | None) -> AsyncItera
             with anyio.move_on_after(PATIENCE_S):
                 client.server = await client.request("session.hello", **hello_params(profile))
             if not client.server:
-                raise not_responding()
-            tasks.start_soon(client._end_with_silence, stream)
+                raise not_responding(path)
+            tasks.start_soon(client._end_with_silence, stream, path)
             try:
                 yield client
             finally:
@@ -191,7 +191,7 @@ class AsyncClient(Nouns[Awaitable[Map], Awaitable[list[Map]]]):
         for listener in self._listeners.values():
             listener.close()
 
-    async def _end_with_silence(self, stream: ByteStream) -> None:
+    async def _end_with_silence(self, stream: ByteStream, path: str) -> None:
         """Disconnect from a daemon that sends nothing while it is awaited, not even an answer to a ping.
 
         Time in which this program itself was suspended does not count: messages may be waiting to be read.
@@ -204,7 +204,7 @@ class AsyncClient(Nouns[Awaitable[Map], Awaitable[list[Map]]]):
                 silent_s, heard = silent_s + PING_AFTER_S if is_silent else 0.0, self._peer.heard
                 if silent_s == PING_AFTER_S:
                     tasks.start_soon(self._ping)
-            self._reason = not_responding()
+            self._reason = not_responding(path)
             await hang_up(stream)
 
     async def _ping(self) -> None:

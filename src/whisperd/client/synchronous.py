@@ -44,7 +44,8 @@ def connect(socket: str | None = None, *, start: bool = True, profile: str | Non
 
 
 def _greet(path: str, *, start: bool, profile: str | None) -> Client:
-    client = Client(Wire(open_socket(path, start=start)), lambda: connect(path, start=False, profile=profile))
+    wire = Wire(open_socket(path, start=start), path)
+    client = Client(wire, lambda: connect(path, start=False, profile=profile))
     try:
         client.server = client.request("session.hello", **hello_params(profile))
     except BaseException:

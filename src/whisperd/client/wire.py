@@ -49,8 +49,9 @@ class Wire:
     process hangs, or was stopped.
     """
 
-    def __init__(self, connection: Connected) -> None:
+    def __init__(self, connection: Connected, path: str) -> None:
         self._socket = connection
+        self._path = path
         self._is_open = True
         self._is_closed = False
         self._reader = FrameReader(LIMITS)
@@ -96,7 +97,7 @@ class Wire:
             self._socket.sendall(data)
         except TimeoutError as error:
             self._hang_up()
-            raise not_responding() from error
+            raise not_responding(self._path) from error
         except OSError as error:
             self._read_last_words()
             raise self._why_closed() from error
@@ -172,7 +173,7 @@ class Wire:
                 self._ask("session.ping")
             elif self._silent_s >= PATIENCE_S:
                 self._hang_up()
-                raise not_responding() from None
+                raise not_responding(self._path) from None
             return
         except OSError as error:
             raise self._why_closed() from error
@@ -220,12 +221,13 @@ def unreachable(path: str) -> WhisperdError:
     )
 
 
-def not_responding() -> WhisperdError:
-    """Return the error that the daemon is running but does not respond."""
+def not_responding(path: str) -> WhisperdError:
+    """Return the error that a daemon listens on the socket but does not respond."""
     return WhisperdError(
         "daemon.not_responding",
         "The daemon does not respond: its process hangs, or was stopped.",
-        "Run `whisperctl daemon restart --force` to kill it and start one that continues detached jobs.",
+        f"Run `{whisperctl_for(path)} daemon restart --force` to kill it and start one that continues "
+        "detached jobs.",
     )
 
 
