@@ -11,7 +11,7 @@ from unittest.mock import Mock
 import pytest
 
 from whisperd.audio import media_lock
-from whisperd.daemon.preparing import preload
+from whisperd.daemon.preloading import preload
 from whisperd.models import InstalledModel
 from whisperd.natives import Bundle
 from whisperd.plugins import Backend, ModelFacts, ModelFormat, Variant

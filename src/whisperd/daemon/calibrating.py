@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Final
 
 import anyio.to_thread
 
+from whisperd import installed_plugins
 from whisperd._version import __version__
 from whisperd.calibration import Circumstances, DaemonInterface
 from whisperd.hardware import usable_cores
-from whisperd.installed_plugins import variants, versions
 from whisperd.natives import Bundle
 from whisperd.plugins import Backend, Variant
 from whisperd.progress import ignore_progress
@@ -140,9 +140,9 @@ async def _circumstances(service: Service) -> Circumstances:
         gpus=tuple((gpu.name, gpu.memory_total) for gpu in hardware.gpus.gpus),
         driver=hardware.gpus.driver,
         beam_size=service.settings.runtime.beam_size,
-        versions={"whisperd": __version__, **versions()},
+        versions={"whisperd": __version__, **installed_plugins.versions()},
         variants=await anyio.to_thread.run_sync(
-            lambda: {one.name: _digest(service, one) for _, one in variants()}
+            lambda: {one.name: _digest(service, one) for _, one in installed_plugins.variants()}
         ),
     )
 

@@ -26,7 +26,7 @@ from whisperd.daemon.calibrating import calibrate_automatically
 from whisperd.daemon.conditions import relieve_memory, watch_power_and_sleep
 from whisperd.daemon.listener import Listener, claim_socket
 from whisperd.daemon.logfile import LogFile
-from whisperd.daemon.preparing import preload
+from whisperd.daemon.preloading import preload
 from whisperd.daemon.reporting import end_when_idle, feed_watchdog, report_status, status_line
 from whisperd.daemon.server import serve
 from whisperd.daemon.service import Service, open_service

@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 import anyio.to_thread
 import msgspec
 
-from whisperd.daemon.preparing import media_bundle
+from whisperd.daemon.bundles import media_bundle
 from whisperd.jobs.recipe import Recipe, options_that_matter, rules_digest
 from whisperd.natives import Bundle
 from whisperd.runtimes.prepare import compute_type

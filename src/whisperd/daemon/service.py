@@ -19,12 +19,12 @@ from anyio.abc import TaskGroup
 from whisperd import paths
 from whisperd.audio import DecoderOptions, DecoderPool, open_decoder_pool
 from whisperd.calibration import CalibrationTable, Calibrator, Idle
+from whisperd.daemon.bundles import install_media_bundle
 from whisperd.daemon.calibrating import calibration_interface, is_busy
 from whisperd.daemon.connection import Connection
 from whisperd.daemon.hub import EventHub
 from whisperd.daemon.leasing import lease_for_job, lease_for_options
 from whisperd.daemon.metrics import Metrics
-from whisperd.daemon.preparing import install_media_bundle, runtime_interface
 from whisperd.daemon.recipes import recipe_of
 from whisperd.daemon.reporting import status_line
 from whisperd.daemon.resuming import RETIRE_INTERVAL_S, is_resumed, last_uses, resume_jobs, retire_jobs
@@ -43,7 +43,7 @@ from whisperd.natives import NativeStore
 from whisperd.progress import Progress
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, ModelProgress, NativeProgress, TranscriptionCompleted
-from whisperd.runtimes import Runtime, RuntimeManager, RuntimeView
+from whisperd.runtimes import DaemonInterface, Runtime, RuntimeManager, RuntimeView
 from whisperd.runtimes.admission import Admission
 from whisperd.runtimes.advice import Advisor
 from whisperd.runtimes.computer import Computer
@@ -282,11 +282,30 @@ async def _open_runtimes(
         service.on_model_progress,
     )
     histories = HistoryStore(saver)
-    interface = runtime_interface(service, histories)
+    interface = _runtime_interface(service, histories)
     service.runtimes = RuntimeManager(tasks, PresetStore(database), service.provisioner, admission, interface)
     await service.runtimes.open(service.advisor.suitable, last_uses(records), await histories.resume())
     service.profiles = ProfileManager(ProfileStore(database), service.runtimes, check_options=job_options)
     await service.profiles.open()
+
+
+def _runtime_interface(service: Service, histories: HistoryStore) -> DaemonInterface:
+    def publish(event: Event) -> None:
+        service.idle.notice()
+        service.metrics.take(event, time.monotonic())
+        service.hub.publish("runtimes", event)
+
+    def held_count_changed(count: int) -> None:
+        # A decoder is kept ready while a model is loaded: a daemon that was idle for long holds neither.
+        service.decoders.keep_warm = count > 0
+
+    return DaemonInterface(
+        settings=lambda: service.settings.runtime,
+        publish=publish,
+        vacated=service.idle.vacated,  # calibration must not take memory that a runtime needs
+        remember=histories.add,
+        held_count_changed=held_count_changed,
+    )
 
 
 async def _open_jobs(

@@ -17,8 +17,8 @@ from anyio import to_thread
 from whisperd import paths
 from whisperd.client.inputs import absolute, is_path, model_name, option_params, pieces, runtime_params
 from whisperd.client.values import Segment, Transcript, end_of_job
+from whisperd.daemon.bundles import install_media_bundle
 from whisperd.daemon.hub import job_topic
-from whisperd.daemon.preparing import install_media_bundle
 from whisperd.jobs.identity import check_path
 from whisperd.jobs.job import Job, JobInput, Source
 from whisperd.jobs.options import job_options

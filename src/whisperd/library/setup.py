@@ -19,8 +19,8 @@ from anyio import to_thread
 
 from whisperd import paths
 from whisperd.calibration.table import copy_calibrations
+from whisperd.daemon.bundles import media_bundle
 from whisperd.daemon.hub import Subscription
-from whisperd.daemon.preparing import media_bundle
 from whisperd.daemon.service import Service, open_service
 from whisperd.daemon.trials import try_bundle
 from whisperd.locks import try_lock

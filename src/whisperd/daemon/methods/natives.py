@@ -8,7 +8,7 @@ from typing import Any
 
 import anyio.to_thread
 
-from whisperd.daemon.preparing import native_bundles
+from whisperd.daemon.bundles import native_bundles
 from whisperd.daemon.service import Call
 from whisperd.daemon.trials import try_bundle
 from whisperd.installed_plugins import find_variant
