@@ -75,7 +75,7 @@ def offline(name: str) -> WhisperdError:
     return WhisperdError(
         "model.offline",
         "downloads are forbidden",
-        "Unset WHISPERD_OFFLINE, run `whisperctl daemon restart` and pull again; or copy the model to this "
+        "Unset WHISPERD_OFFLINE, run `whisperctl daemon restart` and try again; or copy the model to this "
         "computer yourself and run `whisperctl models import PATH`.",
         {"name": name},
     )
@@ -118,7 +118,7 @@ def hash_mismatch(name: str, problem: str) -> WhisperdError:
         "model.hash_mismatch",
         problem,
         "Pull again; if that fails too, use another source. If the model was changed there on purpose and "
-        f"you trust the change, run `whisperctl models remove {name}` and pull again.",
+        f"you trust the change, run `whisperctl models remove {name}` and try again.",
     )
 
 

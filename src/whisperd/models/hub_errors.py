@@ -42,13 +42,13 @@ def explain(error: Exception, request: FetchRequest) -> Failed:
     data: dict[str, str | int | None] = {}
     if isinstance(error, OfflineModeIsEnabled):
         code, message = "model.offline", "HF_HUB_OFFLINE disables the hub"
-        fix = "Unset HF_HUB_OFFLINE, run `whisperctl daemon restart` and pull again."
+        fix = "Unset HF_HUB_OFFLINE, run `whisperctl daemon restart` and try again."
     elif _is_portal(error):
         code = "network.captive_portal"
         message = "something other than the hub answered, perhaps a login page"
         fix = (
             "Log in to the network with a web browser, or correct HF_ENDPOINT and run"
-            " `whisperctl daemon restart`; then pull again."
+            " `whisperctl daemon restart`; then try again."
         )
     elif isinstance(error, TooLarge):
         code, message = "model.hash_mismatch", f"it sent more bytes of {error} than the file should have"
@@ -57,11 +57,11 @@ def explain(error: Exception, request: FetchRequest) -> Failed:
         code, message, fix = _explain_status(error, request)
         data["status"] = error.response.status_code
     elif isinstance(error, OSError) and refusal(error) == "full":
-        code, message, fix = "disk.full", "the disk is full", "Free some space and pull again."
+        code, message, fix = "disk.full", "the disk is full", "Free some space and try again."
     elif isinstance(error, ConnectionError) or _is_transport(error):
         code, message = "network.unreachable", f"it cannot be reached ({_reason(error)})"
         fix = (
-            "Check the network and the proxy settings, then pull again; or copy the model to this computer"
+            "Check the network and the proxy settings, then try again; or copy the model to this computer"
             " yourself and run `whisperctl models import PATH`."
         )
     else:
@@ -77,7 +77,7 @@ def _explain_status(error: HfHubHTTPError, request: FetchRequest) -> tuple[str, 
         code, message = "hub.unauthorised", f"{repo} is open only to users who have accepted its conditions"
         fix = (
             f"Accept them on the hub's page of {repo}, set HF_TOKEN to your token (for a service, in a"
-            " drop-in), run `whisperctl daemon restart` and pull again."
+            " drop-in), run `whisperctl daemon restart` and try again."
         )
     elif isinstance(error, RevisionNotFoundError):
         code, message = "hub.not_found", f"{repo} has no revision {request.revision}"
@@ -101,7 +101,7 @@ def _explain_status(error: HfHubHTTPError, request: FetchRequest) -> tuple[str, 
         code, message, fix = "hub.unavailable", f"it is unavailable (HTTP {status})", "Pull again later."
     else:
         code, message = "hub.failed", f"it refused the request (HTTP {status})"
-        fix = "Check HF_ENDPOINT, run `whisperctl daemon restart` and pull again."
+        fix = "Check HF_ENDPOINT, run `whisperctl daemon restart` and try again."
     return code, message, fix
 
 

@@ -115,5 +115,5 @@ def _preset(text: str, path: bytes) -> WatchPreset:
         if preset.quiet_hours is not None:
             parse_quiet_hours(preset.quiet_hours)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"it contains an invalid watch ({error})") from error
+        raise ValueError(f"it contains an invalid watch folder ({error})") from error
     return preset

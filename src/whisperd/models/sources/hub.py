@@ -79,7 +79,7 @@ class HubSource:
             raise WhisperdError(
                 "model.offline",
                 "HF_HUB_OFFLINE disables the hub",
-                "Unset HF_HUB_OFFLINE, run `whisperctl daemon restart` and pull again.",
+                "Unset HF_HUB_OFFLINE, run `whisperctl daemon restart` and try again.",
             )
         request = FetchRequest(
             repo=model.repo,
@@ -145,7 +145,7 @@ def _no_answer(timeout_s: float) -> WhisperdError:
     return WhisperdError(
         "network.unreachable",
         f"it did not respond within {timeout_s:.0f} seconds",
-        "Check the network and the proxy settings, then pull again.",
+        "Check the network and the proxy settings, then try again.",
     )
 
 
@@ -153,7 +153,7 @@ def _no_byte(timeout_s: float) -> WhisperdError:
     return WhisperdError(
         "download.stuck",
         f"no data arrived for {timeout_s:.0f} seconds",
-        "Check the network and pull again; the download resumes where it stopped.",
+        "Check the network and try again; the download resumes where it stopped.",
     )
 
 

@@ -94,12 +94,12 @@ class PackageIndexSource:
             return WhisperdError(
                 "download.stuck",
                 f"no data arrived for {self.settings.stall_timeout_s:.0f} seconds",
-                "Check the network and pull again.",
+                "Check the network and try again.",
             )
         return WhisperdError(
             "network.unreachable",
             f"it did not respond within {self.settings.connect_timeout_s:.0f} seconds",
-            "Check the network and pip's index and proxy settings, then pull again.",
+            "Check the network and pip's index and proxy settings, then try again.",
         )
 
 
@@ -112,7 +112,7 @@ def pip_failed(failure: PipFailure) -> WhisperdError | NotHere:
     return WhisperdError(
         "index.failed",
         f"it failed ({failure.reason})",
-        "Check the settings that `python -m pip config list` shows, then pull again.",
+        "Check the settings that `python -m pip config list` shows, then try again.",
     )
 
 
@@ -122,7 +122,7 @@ _PIP_FAILURES: dict[Cause, tuple[str, str, str]] = {
         "it offers a wheel whose hash differs from the catalogue's",
         "Check pip's index settings: the index may be a mirror that is outdated or was tampered with.",
     ),
-    "disk_full": ("disk.full", "the disk is full", "Free some space and pull again."),
+    "disk_full": ("disk.full", "the disk is full", "Free some space and try again."),
     "no_pip": (
         "index.failed",
         "it needs pip, which is missing from the Python that runs whisperd",
@@ -131,12 +131,12 @@ _PIP_FAILURES: dict[Cause, tuple[str, str, str]] = {
     "untrusted": (
         "network.untrusted",
         "its certificate was refused",
-        "Set your network's certificate with `python -m pip config set global.cert FILE`, then pull again.",
+        "Set your network's certificate with `python -m pip config set global.cert FILE`, then try again.",
     ),
     "unreachable": (
         "network.unreachable",
         "it cannot be reached",
-        "Check the network and pip's index and proxy settings, then pull again.",
+        "Check the network and pip's index and proxy settings, then try again.",
     ),
 }
 
