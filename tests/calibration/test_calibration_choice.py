@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from whisperd.calibration import Calibrator, Idle
+from whisperd.calibration import Calibrator, Circumstances, Idle
 from whisperd.calibration.calibrator import LEAST_BUDGET_S, MOST_BUDGET_S, budget_s, patience_s
 from whisperd.calibration.values import FULL_MARGIN_S, Calibration, Candidate, Setting, Trial
 from whisperd.plugins import Backend, Variant
@@ -43,6 +43,9 @@ def trial(at: Setting, speed: float | None) -> Trial:
 
 FOUND = Calibration(
     model="base",
+    circumstances=Circumstances(
+        processor=None, cores=2, gpus=(), driver=None, beam_size=5, versions={}, variants={}
+    ),
     fingerprint="here",
     time="",
     elapsed_s=1,

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from whisperd.calibration import CalibrationTable
+from whisperd.calibration import CalibrationTable, Circumstances
 from whisperd.calibration.values import Calibration
 from whisperd.rpc.errors import WhisperdError
 from whisperd.store import Database, open_database
@@ -19,6 +19,9 @@ pytestmark = pytest.mark.anyio
 def found(model: str = "base", fingerprint: str = "here", time: str = "2026-01-01") -> Calibration:
     return Calibration(
         model=model,
+        circumstances=Circumstances(
+            processor=None, cores=2, gpus=(), driver=None, beam_size=5, versions={}, variants={}
+        ),
         fingerprint=fingerprint,
         time=time,
         elapsed_s=30.0,

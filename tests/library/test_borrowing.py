@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from whisperd.calibration import Circumstances
 from whisperd.calibration.table import CalibrationTable, copy_calibrations
 from whisperd.calibration.values import Calibration
 from whisperd.store import open_database
@@ -14,6 +15,9 @@ pytestmark = pytest.mark.anyio
 
 FOUND = Calibration(
     model="base",
+    circumstances=Circumstances(
+        processor=None, cores=2, gpus=(), driver=None, beam_size=5, versions={}, variants={}
+    ),
     fingerprint="this computer",
     time="2026-01-01T00:00:00Z",
     elapsed_s=30.0,

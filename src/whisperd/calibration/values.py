@@ -113,8 +113,9 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     """The results for a model on this computer."""
 
     model: str
+    circumstances: Circumstances
     fingerprint: str
-    """The fingerprint of the circumstances; the results count only while it is the same."""
+    """That of the circumstances; the results count only while it is the same."""
     time: str
     """RFC 3339."""
     elapsed_s: float
@@ -124,5 +125,3 @@ class Calibration(msgspec.Struct, frozen=True, kw_only=True):
     candidates: tuple[Candidate, ...]
     trials: tuple[Trial, ...]
     passed_over: tuple[PassedOver, ...] = ()
-    circumstances: Circumstances | None = None
-    """The circumstances of the measurements; None for old calibrations."""

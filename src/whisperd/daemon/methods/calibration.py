@@ -67,12 +67,11 @@ async def _model(call: Call, params: CalibrationParams) -> str:
 
 def _described(found: Calibration, now: Circumstances) -> dict[str, Any]:
     chosen = chosen_trial(found)
-    before = found.circumstances
     return {
         "model": found.model,
         "time": found.time,
         "current": found.fingerprint == now.fingerprint,
-        "changed": list(now.changes_since(before)) if before else [],
+        "changed": list(now.changes_since(found.circumstances)),
         "complete": found.is_complete,
         "elapsed": found.elapsed_s,
         "chosen": _described_setting(chosen.setting) | {"speed": chosen.speed} if chosen else None,
