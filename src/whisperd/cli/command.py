@@ -11,6 +11,7 @@ from whisperd._version import __version__
 from whisperd.cli import exit_status
 from whisperd.cli.output import Progress, duration, print_error, print_json, print_notice, printable
 from whisperd.client import Client, connect
+from whisperd.paths import socket_path, whisperctl_for
 from whisperd.quantities import size
 from whisperd.rpc.errors import WhisperdError
 
@@ -65,7 +66,7 @@ def connect_as(
             raise
         raise exit_status.CannotConnect(error.code, error.message, error.fix, error.data) from error
     if not (is_last_call or options.quiet or options.json):
-        _warn_of_other_version(client)
+        _warn_of_other_version(client, options.socket)
     return client
 
 
@@ -283,11 +284,11 @@ def print_damage(name: str, damage: Sequence[str], fix: str) -> None:
     print(f"  {printable(fix)}")
 
 
-def _warn_of_other_version(client: Client) -> None:
+def _warn_of_other_version(client: Client, socket: str | None) -> None:
     """Warn if the daemon has another version: after an upgrade, the old one may keep running for weeks."""
     version = str(client.server.get("version", __version__))
     if version != __version__:
         print_notice(
             f"whisperctl: The daemon has version {printable(version)}, but whisperctl has {__version__}."
         )
-        print_notice("  Run `whisperctl daemon restart` to update it.")
+        print_notice(f"  Run `{printable(whisperctl_for(socket_path(socket)))} daemon restart` to update it.")
