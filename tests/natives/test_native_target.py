@@ -4,7 +4,9 @@ import sys
 
 import pytest
 
+from whisperd.natives.lock import Distribution, Lock, Wheel
 from whisperd.natives.target import PLATFORMS, PYTHONS, Target, platforms_of, this_computer
+from whisperd.rpc.errors import WhisperdError
 
 
 def test_this_computer_accepts_a_wheel_for_its_platform_and_python() -> None:
@@ -14,6 +16,19 @@ def test_this_computer_accepts_a_wheel_for_its_platform_and_python() -> None:
     if target.platform in PLATFORMS:
         own = {str(tag) for tag in target.ranks if target.platform in platforms_of(tag.platform)}
         assert any(tag.startswith(f"{target.python}-{target.python}-") for tag in own)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's names are Linux's")
+def test_a_32_bit_python_on_a_64_bit_kernel_is_another_platform(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    monkeypatch.setattr(sys, "maxsize", 2**31 - 1)
+    target = this_computer.__wrapped__()
+    wheel = Wheel("cp311-cp311-manylinux_2_17_aarch64", 1, 1, "0" * 64)
+    lock = Lock(format=1, main="av", distributions=(Distribution("av", "1", (wheel,)),))
+    with pytest.raises(WhisperdError) as caught:
+        lock.select(target)
+    assert "there is no build of av for linux-armv7l" in caught.value.message
+    assert "Update the operating system" not in caught.value.fix
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)

@@ -17,6 +17,7 @@ from whisperd.hardware.files import ReadFile, read_file
 from whisperd.hardware.find import find_hardware
 from whisperd.hardware.gpus import DEVICE_ORDER, Gpu, Gpus, find_gpus, gpu_compute_types
 from whisperd.hardware.memory import Memory, read_memory
+from whisperd.hardware.probes import machine
 from whisperd.hardware.usable import why_not
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "find_hardware",
     "gpu_compute_types",
     "group_folders",
+    "machine",
     "read_file",
     "read_memory",
     "usable_cores",

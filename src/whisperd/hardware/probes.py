@@ -24,7 +24,7 @@ from whisperd.child import how_it_ended
 from whisperd.hardware.files import read_file
 from whisperd.hardware.memory import Memory, system_memory
 
-__all__ = ["ProbeFailed", "Probes", "affinity", "probes_here", "run_program"]
+__all__ = ["ProbeFailed", "Probes", "affinity", "machine", "probes_here", "run_program"]
 
 COMMAND_TIMEOUT_S: Final = 3.0
 """The time limit of other programs. Each of them only looks something up."""
@@ -122,7 +122,7 @@ def probes_here(native_folder: str | None) -> Probes:
 
     return Probes(
         platform=sys.platform,
-        machine=platform.machine(),
+        machine=machine(),
         release=_release(),
         python=sys.version_info[:2],
         libc=_libc(),
@@ -139,6 +139,15 @@ def probes_here(native_folder: str | None) -> Probes:
         has_feature=_has_feature,
         registry=_registry,
     )
+
+
+def machine() -> str:
+    """Return the kernel's name for the architecture of this process.
+
+    A 32-bit Python may run on a 64-bit kernel, as on many Raspberry Pis.
+    """
+    name = platform.machine()
+    return name if sys.maxsize > 2**32 else {"x86_64": "i686", "aarch64": "armv7l"}.get(name, name)
 
 
 def affinity() -> int | None:

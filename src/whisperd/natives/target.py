@@ -16,6 +16,8 @@ from pathlib import Path
 
 from packaging import tags
 
+from whisperd.hardware import machine
+
 __all__ = ["PLATFORMS", "PYTHONS", "Target", "platforms_of", "this_computer", "this_processor"]
 
 PYTHONS = ("3.11", "3.12", "3.13", "3.14")
@@ -116,8 +118,8 @@ def _ranked(accepted: list[tags.Tag]) -> dict[tags.Tag, int]:
 
 def _platform_name() -> str:
     system = {"darwin": "macos", "win32": "windows"}.get(sys.platform, sys.platform)
-    machine = platform.machine().lower()
-    return f"{system}-{'x86_64' if machine == 'amd64' else machine}"
+    name = machine().lower()
+    return f"{system}-{'x86_64' if name == 'amd64' else name}"
 
 
 def _system(accepted: list[tags.Tag]) -> str:
