@@ -196,6 +196,20 @@ async def test_cancelling_during_the_creation_of_an_upload_leaves_none(
     assert daemon.requests == [("uploads.create", {}), ("uploads.delete", {"id": "begun"})]
 
 
+@pytest.mark.parametrize("how", ["scope", "task"])
+async def test_a_cancelled_task_does_not_wait_for_a_daemon_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    may_answer = threading.Event()
+    daemon = ScriptedDaemon(tmp_path / "socket", uploads_create=lambda _: may_answer.wait(LIMIT_S))
+    monkeypatch.setattr("whisperd.client.asynchronous.CLEAN_UP_TIMEOUT_S", 0.1)
+    async with aconnect(daemon.path, start=False) as client:
+        await cancelled_at(b"uploads.create", client, lambda: client.transcribe(b"sound"), monkeypatch, how)
+        assert not client._peer.closed.is_set(), "the client has given up the daemon meanwhile"
+        may_answer.set()
+    daemon.close()
+
+
 async def test_refused_recordings_leave_no_uploads(shared: RunningDaemon) -> None:
     async with aconnect(shared.socket, start=False) as client:
         with pytest.raises(whisperd.WhisperdError) as caught:

@@ -240,25 +240,31 @@ class AsyncClient(Nouns[Awaitable[Map], Awaitable[list[Map]]]):
         return await self._begun(answer, "jobs.cancel")
 
     async def _begun(self, answer: Awaitable[Map], undo: str) -> str:
-        """Return the id of a job or an upload, even if cancelled meanwhile, so that the caller can undo it.
-
-        asyncio's own `Task.cancel` ignores shields: in that case, call the method `undo` here.
+        """Return the id of a job or an upload. If cancelled meanwhile, wait a little longer for the id, and
+        call the method `undo` with it.
         """
         begun: Map = {}
+        # In a task of its own, because asyncio's own `Task.cancel` ignores shields.
+        taking, is_over = anyio.CancelScope(shield=True), anyio.Event()
 
         async def take() -> None:
-            with anyio.CancelScope(shield=True):
+            with taking:
                 begun.update(await answer)
+            is_over.set()
 
         try:
-            with anyio.CancelScope(shield=True):
-                async with open_task_group() as tasks:
-                    tasks.start_soon(take)
+            async with open_task_group() as tasks:
+                tasks.start_soon(take)
+                try:
+                    await is_over.wait()
+                except anyio.get_cancelled_exc_class():
+                    taking.deadline = anyio.current_time() + CLEAN_UP_TIMEOUT_S
+                    raise
         except WhisperdError:
             await checkpoint_if_cancelled()  # the connection may have been cancelled as well
             raise
         except anyio.get_cancelled_exc_class():
-            if begun:  # else `take` was cancelled in the same way, as at the end of `asyncio.run`
+            if begun:
                 await self._request_quietly(undo, id=str(begun["id"]))
             raise
         return str(begun["id"])
