@@ -239,6 +239,30 @@ def test_created_folders_have_the_permissions_of_the_folder_of_the_recording(
     assert (tmp_path / "there").stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.skipif(os.name != "posix", reason="permissions")
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_created_folder_cannot_be_swapped(
+    recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_link: bool
+) -> None:
+    """Others may be able to write to its parent: what they put there must not get permissions, nor block."""
+    recording.parent.chmod(0o777)
+    ours, made = tmp_path / "ours", tmp_path / "made"
+    ours.mkdir(mode=0o700)
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    writer = os.open(tmp_path / "pipe", os.O_RDWR)  # without one, a test that fails would block
+
+    def make(_folder: str, *, exist_ok: bool) -> None:
+        if is_link:
+            made.symlink_to(ours)
+        else:
+            (tmp_path / "pipe").rename(made)
+
+    monkeypatch.setattr(os, "makedirs", make)
+    writing._make_folder(str(made), str(recording.parent))
+    os.close(writer)
+    assert made.stat().st_mode & 0o777 == (0o700 if is_link else 0o600)
+
+
 def test_temporary_files_of_dead_processes_are_removed(tmp_path: Path) -> None:
     of_dead_process, of_live_process = (
         f".whisperd-{pid}-0123456789abcdef.part" for pid in (2**31 - 1, os.getppid())

@@ -39,6 +39,7 @@ FOLDER_NOT_WRITABLE: Final = "output.folder_not_writable"
 _PART: Final = re.compile(r"\.whisperd-(\d+)-[0-9a-f]{16}\.part")
 _NO_LINKS: Final = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EACCES}
 """Errors by which a file system reports that it does not support hard links, or not here."""
+_FOLDER_ONLY: Final = os.O_RDONLY | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_NOFOLLOW", 0)
 _being_written: set[str] = set()
 
 
@@ -192,7 +193,7 @@ def _make_folder(folder: str, like: str) -> None:
     os.makedirs(folder, exist_ok=True)
     for place in made:
         with contextlib.suppress(OSError):  # Windows opens no folders, and needs none of this
-            descriptor = os.open(place, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+            descriptor = os.open(place, _FOLDER_ONLY)
             try:
                 _share(descriptor, like, 0o1777)
             finally:
