@@ -28,8 +28,8 @@ __all__ = [
 
 FileStatus = Literal["working", "written", "done", "lost", "retrying", "failed"]
 """`working`: its job was written in the same transaction. `written`: its outputs are written, and its
-follow-up is in progress or waits for its disk. `lost`: it needs work that has not begun. `failed`: given
-up."""
+follow-up is in progress, waits for its disk, or is tried again later. `lost`: it needs work that has not
+begun. `failed`: given up."""
 
 
 Outcome = Literal["done", "retried", "failed"]
@@ -76,7 +76,7 @@ class FileRow(msgspec.Struct, frozen=True, kw_only=True):
     """RFC 3339."""
     error: dict[str, Any] | None = None
     gone: str | None = None
-    """Since when it has been missing (RFC 3339)."""
+    """Since when it has been missing, or is being removed by us (RFC 3339)."""
 
 
 class Recognition(NamedTuple):
