@@ -17,6 +17,7 @@ from whisperd.jobs.segments import Transcript
 from whisperd.rpc.errors import WhisperdError
 from whisperd.watch import WatchChanges, discovery, scanner, scheduler
 from whisperd.watch.file_table import FileTable
+from whisperd.watch.folder import WatchFolder
 from whisperd.watch.texts import Texts
 from whisperd.watch.work import FileWork
 from whisperd_testing import LIMIT_S
@@ -56,8 +57,13 @@ async def until_awaiting_followup(watches: Watches, watch: str) -> None:
     )
 
 
-async def killed_before_followup(tmp_path: Path, inbox: Path, changes: WatchChanges) -> str:
-    """Return a watch whose daemon ended after it had written the texts of `a.wav`, before the follow-up."""
+async def killed_before_followup(
+    tmp_path: Path, inbox: Path, changes: WatchChanges, *, is_gone: bool = False
+) -> str:
+    """Return a watch whose daemon ended after it had written the texts of `a.wav`, before the follow-up.
+
+    `is_gone`: it was about to remove the recording, or did so.
+    """
     put(inbox, "a.wav")
     async with open_watches(tmp_path) as watches:
         preset = await watches.manager.add(str(inbox), WatchChanges())
@@ -66,6 +72,8 @@ async def killed_before_followup(tmp_path: Path, inbox: Path, changes: WatchChan
         row = await watches.store.files.at(preset.id, "a.wav")
         assert row is not None
         await watches.store.files.update(row.id, status="written")
+        if is_gone:
+            await watches.store.files.mark_gone([row.id])
     return preset.id
 
 
@@ -83,6 +91,40 @@ async def test_a_follow_up_waits_for_a_disk_that_is_missing_at_the_start(
         watches.folder(watch).request_scan()
         await until(lambda: not (inbox / "a.wav").exists() if is_deleted else (tmp_path / "a.wav").exists())
         assert not watches.jobs.taken, "its texts exist already"
+
+
+async def test_a_disk_that_hangs_at_the_start_does_not_undo_what_was_done(
+    tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = await killed_before_followup(tmp_path, inbox, WatchChanges(after="delete"), is_gone=True)
+
+    async def hang(*_given: object) -> None:
+        raise TimeoutError
+
+    with monkeypatch.context() as hanging:
+        hanging.setattr(WatchFolder, "in_thread", hang)
+        async with open_watches(tmp_path) as watches:
+            await until_awaiting_followup(watches, watch)
+            hanging.undo()
+            await watches.manager.scan(watch)
+            await until(lambda: not (inbox / "a.wav").exists())
+            assert not watches.jobs.taken, "its texts exist already"
+
+
+async def test_a_recording_that_was_removed_just_before_a_crash_is_not_waited_for(
+    tmp_path: Path, inbox: Path, no_notifications: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Even if the first scan is over before the daemon resumes its follow-up."""
+    watch = await killed_before_followup(tmp_path, inbox, WatchChanges(after="delete"), is_gone=True)
+    (inbox / "a.wav").unlink()
+    is_scanned = anyio.Event()
+    monkeypatch.setattr(Texts, "remove_leftovers", lambda *_given: is_scanned.wait())
+    async with open_watches(tmp_path) as watches:
+        await watches.manager.scan(watch)
+        is_scanned.set()
+        with anyio.fail_after(LIMIT_S):
+            while (await watches.manager.log(watch, 1))[0]["event"] != "gone":
+                await anyio.sleep(0.01)
 
 
 def start_after_rename(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,6 +352,22 @@ async def test_a_name_that_differs_only_in_case_is_not_an_alias(tmp_path: Path, 
         assert seen is not None
         await watches.manager._work.take(watches.folder(preset.id), seen)
         assert watches.jobs.paths == [str(inbox / "talk.wav"), str(inbox / "Talk.wav")]
+
+
+async def test_a_retry_follows_a_name_that_changes_only_in_case(
+    tmp_path: Path, inbox: Path, no_notifications: None
+) -> None:
+    """On a case-insensitive disk, the old name still leads to the file."""
+    put(inbox, "talk.wav")
+    async with open_watches(tmp_path, retry_delay_s=3600) as watches:
+        watches.jobs.error = WhisperdError("audio.not_readable", "It cannot be read.", "Wait.")
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        folder = watches.folder(preset.id)
+        await until(lambda: watches.jobs.taken and not folder.pending.in_progress)
+        (inbox / "talk.wav").rename(inbox / "Talk.wav")
+        (inbox / "talk.wav").symlink_to("Talk.wav")
+        await watches.manager.scan(preset.id)
+        assert folder.pending.waiting == 1
 
 
 async def test_waiting_for_a_folder_uses_up_no_attempts(tmp_path: Path, inbox: Path) -> None:

@@ -22,7 +22,7 @@ from whisperd.watch.folder import WatchFolder
 from whisperd.watch.ledger import FileRow, Seen, wants_work
 from whisperd.watch.log_table import LogLine
 from whisperd.watch.mounts import file_system_of, needs_polling
-from whisperd.watch.names import Selection
+from whisperd.watch.names import Selection, is_same_name
 from whisperd.watch.store import WatchStore
 from whisperd.watch.work import FileWork
 from whisperd.watch.writing import remove_leftover
@@ -303,7 +303,10 @@ class Discovery:
     async def _moved(self, row: FileRow, seen: Seen, is_due: Callable[[FileRow], bool]) -> None:
         if self._pending.defers(seen.path):
             return
-        await self._existing([row.path])  # another file may have the old name now
+        if is_same_name(row.path, seen.path):  # the old name may still lead to the file
+            self._pending.drop(row.path)
+        else:
+            await self._existing([row.path])  # another file may have the old name now
         self._pending.settling.forget(seen.path)
         await self._work.rename(self._folder, row, seen)
         self._do_when_due(row, seen, is_due)

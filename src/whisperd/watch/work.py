@@ -132,7 +132,7 @@ class FileWork:
         return await folder.in_thread(lambda: all(map(os.path.lexists, paths)))
 
     def awaits_followup(self, row: FileRow) -> bool:
-        """Whether the follow-up of a file still has to start."""
+        """Whether the follow-up of a file must be run again."""
         return row.status == "written" and row.id in self._awaiting_followup
 
     def _lock(self, number: int) -> anyio.Lock:
@@ -222,8 +222,10 @@ class FileWork:
         if result == "missing":
             async with self._lock(row.id):  # it may be in the middle of a rename
                 now = await self._store.files.get(row.id)
-            if now is not None:
+            if now is not None and now.gone is None:
                 folder.recheck(now.path)
+            elif now is not None:  # it was noted as missing before, so only a scan looks for it
+                folder.request_scan()
 
     async def _mark_lost(self, folder: WatchFolder, row: FileRow) -> None:
         """Have a scan find out what the file needs now."""
@@ -232,10 +234,16 @@ class FileWork:
 
 
 async def _is_replaced(folder: WatchFolder, row: FileRow) -> bool:
-    """Whether a file was missing, or about to be removed by us, and another one has its name now."""
+    """Whether a file was missing, or about to be removed by us, and another one has its name now.
+
+    False on a disk that does not respond.
+    """
     if row.gone is None:
         return False
-    seen = await folder.in_thread(lambda: scanner.look_at(folder.preset.path, row.path))
+    try:
+        seen = await folder.in_thread(lambda: scanner.look_at(folder.preset.path, row.path))
+    except TimeoutError:
+        return False
     return seen is not None and seen.identity != row.identity
 
 
