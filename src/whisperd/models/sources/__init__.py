@@ -9,7 +9,7 @@ from whisperd.models.names import path_of
 from whisperd.models.sources.base import Found, FoundFile, NotHere, Source, Workspace
 from whisperd.models.sources.folder import ExactFileSource, ExactFolderSource, FolderSource
 from whisperd.models.sources.hub import HubCacheSource, HubSettings, HubSource
-from whisperd.models.sources.package_index import IndexSettings, PackageIndexSource
+from whisperd.models.sources.package_index import PackageIndexSource
 from whisperd.settings import ModelSettings
 
 __all__ = [
@@ -21,7 +21,6 @@ __all__ = [
     "HubCacheSource",
     "HubSettings",
     "HubSource",
-    "IndexSettings",
     "NotHere",
     "PackageIndexSource",
     "Source",
@@ -38,5 +37,5 @@ def default_sources(settings: ModelSettings | None = None) -> tuple[Source, ...]
     if settings.hub:
         sources.append(HubSource(HubSettings(stall_timeout_s=settings.stall_timeout_s)))
     if settings.package_index:
-        sources.append(PackageIndexSource(IndexSettings(stall_timeout_s=settings.stall_timeout_s)))
+        sources.append(PackageIndexSource(stall_timeout_s=settings.stall_timeout_s))
     return tuple(sources)

