@@ -126,6 +126,26 @@ def test_replacing_keeps_the_mode_and_the_link(tmp_path: Path, monkeypatch: pyte
 
 
 @posix
+def test_a_link_in_the_place_of_the_new_file_gets_no_permissions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, ours = tmp_path / "shared" / "a.txt", tmp_path / "ours"
+    target.parent.mkdir()
+    for path, mode in ((target, 0o666), (ours, 0o600)):
+        path.write_text("old")
+        path.chmod(mode)
+
+    def swap(_file: int) -> None:
+        (part,) = target.parent.glob(".whisperctl-*")
+        part.unlink()
+        part.symlink_to(ours)
+
+    monkeypatch.setattr(os, "fsync", swap)
+    write_file(str(target), "new")
+    assert stat.S_IMODE(ours.stat().st_mode) == 0o600 and ours.read_text() == "old"
+
+
+@posix
 def test_a_device_is_written_to_and_not_replaced() -> None:
     check_target("/dev/null", [], overwrite=False)
     write_file("/dev/null", "text")
