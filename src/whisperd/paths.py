@@ -70,7 +70,7 @@ def runtime_dir() -> str | None:
     """Return the runtime directory of the user; None if there is none. Not for Windows."""
     explicit = os.environ.get("XDG_RUNTIME_DIR")
     if explicit and _is_own(explicit):  # after `su` or `sudo -u` it is another user's
-        return explicit
+        return os.path.normpath(explicit)  # WSL's ends with a slash, unlike that of its service manager
     if sys.platform == "darwin":
         try:
             return str(_folder_of_user("runtime"))

@@ -226,8 +226,9 @@ def test_the_default_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
     monkeypatch.delenv("WHISPERD_SOCKET", raising=False)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path / "of-somebody-else"))
     assert "of-somebody-else" not in paths.socket_path()
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    assert paths.runtime_dir() == str(tmp_path)
+    for written in (str(tmp_path), f"{tmp_path}/"):
+        monkeypatch.setenv("XDG_RUNTIME_DIR", written)
+        assert paths.runtime_dir() == str(tmp_path)
     monkeypatch.setattr(paths, "_is_own", lambda _: True)
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/run/user/7")
     assert paths.socket_path() == "/run/user/7/whisperd/daemon.sock"
