@@ -57,7 +57,8 @@ def test_any_failure_to_connect_is_status_3() -> None:
 
 
 @pytest.mark.parametrize(
-    ("statuses", "status"), [([0], 0), ([4], 4), ([0, 0], 0), ([0, 4], 1), ([4, 4], 1), ([0, 3], 3)]
+    ("statuses", "status"),
+    [([0], 0), ([4], 4), ([0, 0], 0), ([0, 4], 1), ([4, 4], 1), ([0, 3], 3), ([3, 0], 3)],
 )
 def test_one_failure_of_several_is_a_failure(statuses: list[int], status: int) -> None:
     assert of_several(statuses) == status

@@ -127,10 +127,11 @@ def is_unreachable(error: WhisperdError) -> bool:
 
 
 def of_several(statuses: list[int]) -> int:
-    """Return the exit status of a command over several things: that of a single one, else 1 if any failed.
-
-    A daemon that can no longer be reached ends the command, so that status is its last one.
+    """Return the exit status of a command over several things: that of a single one; 3 if the daemon is lost;
+    else 1 if any failed.
     """
-    if len(statuses) == 1 or UNREACHABLE in statuses:
-        return statuses[-1]
+    if len(statuses) == 1:
+        return statuses[0]
+    if UNREACHABLE in statuses:
+        return UNREACHABLE
     return FAILED if any(statuses) else DONE
