@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import graphlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,3 +41,28 @@ def test_no_import_bypasses_a_front_door() -> None:
         if len(name) > 1 and name[0] in DOORS - {room}
     ]
     assert past == []
+
+
+def imported_when_run(node: ast.AST) -> Iterator[str]:
+    """Yield the names that a module imports when it runs, also later: not those for type checkers only."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
+            continue
+        if isinstance(child, ast.Import):
+            yield from (alias.name for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            yield from (f"{child.module}.{alias.name}" for alias in child.names)
+        yield from imported_when_run(child)
+
+
+def test_modules_do_not_import_each_other_in_a_circle() -> None:
+    paths = {path.relative_to(HOUSE.parent).with_suffix(""): path for path in HOUSE.rglob("*.py")}
+    modules = {".".join(name.parts).removesuffix(".__init__"): path for name, path in paths.items()}
+    graph = {
+        name: {
+            imported if imported in modules else imported.rpartition(".")[0]
+            for imported in imported_when_run(ast.parse(path.read_text("utf-8")))
+        }
+        for name, path in modules.items()
+    }
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules

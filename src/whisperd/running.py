@@ -13,12 +13,16 @@ from pathlib import Path
 from socket import gethostname
 from typing import TYPE_CHECKING, Final
 
+from whisperd.paths import whisperctl_for
+from whisperd.rpc.errors import WhisperdError
+
 if TYPE_CHECKING:
     import psutil
 
 __all__ = [
     "LOCK",
     "Running",
+    "already_running",
     "daemon_process",
     "find_running",
     "forget_running",
@@ -89,3 +93,12 @@ def forget_running(folder: Path) -> None:
     """Delete the file. Only the holder of the lock may call this."""
     with suppress(OSError):
         (folder / _FILE).unlink()
+
+
+def already_running(path: str) -> WhisperdError:
+    """Return `daemon.already_running`."""
+    return WhisperdError(
+        "daemon.already_running",
+        f"A daemon is already running on {path}.",
+        f"Use it, or stop it with `{whisperctl_for(path)} daemon stop`.",
+    )

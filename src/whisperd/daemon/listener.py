@@ -20,8 +20,9 @@ from whisperd.locks import take_over
 from whisperd.paths import make_private_folder, usual_socket_path, whisperctl_for
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.transport import check_path_length, is_listened_on, peer_user
+from whisperd.running import already_running
 
-__all__ = ["Listener", "UnixListener", "already_running", "claim_socket", "peer_is_owner"]
+__all__ = ["Listener", "UnixListener", "claim_socket", "peer_is_owner"]
 
 log = logging.getLogger(__name__)
 
@@ -188,15 +189,6 @@ def _remove_stale(path: str) -> None:
     if is_listened_on(path):
         raise already_running(path)
     Path(path).unlink(missing_ok=True)
-
-
-def already_running(path: str) -> WhisperdError:
-    """Return `daemon.already_running`."""
-    return WhisperdError(
-        "daemon.already_running",
-        f"A daemon is already running on {path}.",
-        f"Use it, or stop it with `{whisperctl_for(path)} daemon stop`.",
-    )
 
 
 def _hidden(path: str) -> WhisperdError:

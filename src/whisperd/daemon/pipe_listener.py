@@ -16,14 +16,18 @@ from asyncio.windows_events import ProactorEventLoop
 from asyncio.windows_utils import PipeHandle
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 import anyio
 
-from whisperd.daemon.listener import Handle, already_running
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.pipe import is_listened_on
 from whisperd.rpc.pipe_stream import PipeStream
+from whisperd.running import already_running
 from whisperd.win32 import create_pipe
+
+if TYPE_CHECKING:
+    from whisperd.daemon.listener import Handle
 
 __all__ = ["claim_pipe"]
 
