@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import subprocess
 import sys
 
@@ -15,6 +16,7 @@ import pytest
 from toy_runtime import until
 from whisperd import child
 from whisperd.child import kill, open_child
+from whisperd.rpc.served_child import open_served_child
 from whisperd.watch.command import run_command
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(10)"]
@@ -70,3 +72,18 @@ async def test_a_command_that_cannot_be_killed_is_left_behind(unkillable: None) 
     assert not ended.ok and "killed after" in ended.words
     await until(lambda: not psutil.pid_exists(process.pid))
     await anyio.wait_all_tasks_blocked()
+
+
+@pytest.mark.anyio
+async def test_the_end_of_a_child_that_cannot_be_killed_is_not_waited_for(
+    unkillable: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a worker whose GPU driver hangs while the system closes its files."""
+    for timeout in ("DEATH_TIMEOUT_S", "END_TIMEOUT_S"):
+        monkeypatch.setattr(f"whisperd.rpc.served_child.{timeout}", 0.05)
+    code = "import os, time; os.close(1); time.sleep(10)"
+    async with open_served_child("worker", [sys.executable, "-c", code], os.environ) as served:
+        await served.closed.wait()
+        assert await served.ended() == "signal SIGKILL"
+        assert served.was_killed
+        os.kill(served.pid, signal.SIGKILL)

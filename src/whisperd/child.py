@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ENDED_BY_OTHERS",
+    "END_TIMEOUT_S",
     "die_with_parent",
     "end",
     "how_it_ended",

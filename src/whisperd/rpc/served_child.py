@@ -16,7 +16,7 @@ import anyio
 import msgspec
 from anyio.abc import ByteReceiveStream, Process
 
-from whisperd.child import how_it_ended, kill, open_child
+from whisperd.child import END_TIMEOUT_S, how_it_ended, kill, open_child
 from whisperd.rpc.errors import UNEXPECTED, WhisperdError
 from whisperd.rpc.framing import FrameLimits
 from whisperd.rpc.messages import InvalidAnswer
@@ -87,7 +87,10 @@ class ServedChild:
             # before it has reclaimed its memory, which may take seconds.
             self.was_killed = True
             self.kill()
-        return str(how_it_ended(await self._process.wait()))
+            with anyio.move_on_after(END_TIMEOUT_S):
+                await self._process.wait()
+        # A process that waits for a driver may be unable to end, even if it is killed.
+        return how_it_ended(self._process.returncode) or "signal SIGKILL"
 
     async def keep_stderr(self, stream: ByteReceiveStream) -> None:
         """Read standard error until the process closes it."""
