@@ -373,6 +373,9 @@ def test_links_of_others_are_followed_only_to_what_is_theirs(tmp_path: Path) -> 
     assert [seen.path for seen, _ in files] == ["their.wav", "their/a.wav"]
     assert look_at(str(root), "one.wav") is look_at(str(root), "one/a.wav") is None
     assert look_at(str(root), "my.wav") is not None
+    # The watched folder itself may be in a shared folder.
+    assert folder_inode(str(root / "my")) is not None
+    assert folder_inode(str(root / "one")) is None and not list(walk(str(root / "one"), Selection()))
 
 
 def test_source_code_named_like_a_video_is_no_recording(tmp_path: Path) -> None:

@@ -48,11 +48,11 @@ def no_place_for_recordings(path: str) -> WhisperdError:
 
 
 def not_a_folder(path: str) -> WhisperdError:
-    """`watch.not_a_folder`: it is a file, or a folder that we may not read."""
+    """`watch.not_a_folder`: it is a file, a folder that we may not read, or behind a foreign link."""
     return WhisperdError(
         "watch.not_a_folder",
         f"{path} is not a readable folder.",
-        "Name a folder, and check its permissions.",
+        "Name a folder, and check its permissions; if another user made a link to it, name its real path.",
         {"path": path},
     )
 
