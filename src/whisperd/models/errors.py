@@ -117,7 +117,7 @@ def hash_mismatch(name: str, problem: str) -> WhisperdError:
     return WhisperdError(
         "model.hash_mismatch",
         problem,
-        "Pull again; if that fails too, use another source. If the model was changed there on purpose and "
+        "Try again; if that fails too, use another source. If the model was changed there on purpose and "
         f"you trust the change, run `whisperctl models remove {name}` and try again.",
     )
 

@@ -66,7 +66,7 @@ def explain(error: Exception, request: FetchRequest) -> Failed:
         )
     else:
         code, message = "hub.failed", f"it failed ({_reason(error)})"
-        fix = "Pull again; if that fails too, report it."
+        fix = "Try again; if that fails too, report it."
     return Failed(code=code, message=message, fix=fix, data=data)
 
 
@@ -96,9 +96,9 @@ def _explain_status(error: HfHubHTTPError, request: FetchRequest) -> tuple[str, 
         fix = "Check the spelling; `whisperctl models available` lists the known names."
     elif status == 429:
         code, message = "hub.rate_limited", "it received too many requests from this network"
-        fix = f"Pull again {_when(error)}; the limit is higher if HF_TOKEN is set."
+        fix = f"Try again {_when(error)}; the limit is higher if HF_TOKEN is set."
     elif status >= 500:
-        code, message, fix = "hub.unavailable", f"it is unavailable (HTTP {status})", "Pull again later."
+        code, message, fix = "hub.unavailable", f"it is unavailable (HTTP {status})", "Try again later."
     else:
         code, message = "hub.failed", f"it refused the request (HTTP {status})"
         fix = "Check HF_ENDPOINT, run `whisperctl daemon restart` and try again."

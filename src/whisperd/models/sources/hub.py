@@ -136,7 +136,7 @@ def _no_result(last_words: str) -> WhisperdError:
         f"the download ended without a result ({reason})"
         if reason
         else "the download ended without a result",
-        "Pull again, which resumes the download; if that fails too, reinstall whisperd.",
+        "Try again, which resumes the download; if that fails too, reinstall whisperd.",
         {"stderr": last_words},
     )
 
