@@ -279,6 +279,14 @@ async def test_a_newer_format_version_replaces_the_older(store: ModelStore, conv
     assert new.exists() and other.exists() and not old.exists()
 
 
+async def test_a_format_leaves_those_alone_whose_names_begin_with_its_own(
+    store: ModelStore, converter: Converter
+) -> None:
+    longer = await store.convert("toy", replace(FORMAT, name="toy-fast"), "int8")
+    own = await store.convert("toy", FORMAT, "int8")
+    assert own.exists() and longer.exists()
+
+
 async def test_a_conversion_counts_towards_its_models_size_and_is_removed_with_it(
     store: ModelStore, converter: Converter
 ) -> None:

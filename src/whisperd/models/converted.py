@@ -216,7 +216,7 @@ class ConvertedModels:
         with incoming.open("rb+") as file:
             os.fsync(file.fileno())
         sha256 = hash_file(incoming).sha256
-        for former in path.parent.glob(f"{path.name.rstrip('0123456789')}*"):
+        for former in path.parent.glob(f"{wanted.precision}.{wanted.format.name}[0-9]*"):
             disk.remove(former)
         incoming.replace(path)
         if wanted.format.replaces is not None:
