@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from whisperd.jobs.segments import is_unspaced, on_one_line
+from whisperd.jobs.segments import is_chinese_or_japanese, on_one_line
 from whisperd.text_width import text_width
 from whisperd.worker.words import goes_on
 
@@ -59,7 +59,7 @@ def _may_break(text: str, at: int) -> bool:
     if after.isspace():
         return not (_is_alone(text, at - 1, _OPENING_ALONE) or _is_alone(text, at + 1, _CLOSING_ALONE))
     # Between two ideographs, or an ideograph and a word; never before closing or combining characters.
-    if not (is_unspaced(before) or is_unspaced(after)):
+    if not (is_chinese_or_japanese(before) or is_chinese_or_japanese(after)):
         return False
     return after in _OPENING or (after.isalnum() and not goes_on(before, after))
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import msgspec
 
-from whisperd.jobs.segments import Segment, is_unspaced, letters
+from whisperd.jobs.segments import Segment, is_chinese_or_japanese, letters
 
 __all__ = ["reconcile"]
 
@@ -146,7 +146,7 @@ def _pieces(segments: Sequence[Segment]) -> list[_Piece]:
 def _split(text: str) -> list[str]:
     texts: list[str] = []
     for word in _SPACED.findall(text):
-        if any(map(is_unspaced, word)):
+        if any(map(is_chinese_or_japanese, word)):
             texts += word
         else:
             texts.append(word)

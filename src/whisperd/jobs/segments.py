@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-__all__ = ["Segment", "Transcript", "Word", "is_unspaced", "join_texts", "letters", "on_one_line"]
+__all__ = ["Segment", "Transcript", "Word", "is_chinese_or_japanese", "join_texts", "letters", "on_one_line"]
 
 _LINE_ENDS = re.compile("[\t-\r\x1c-\x1f\x85\u2028\u2029]")
 _CONTROLS = re.compile("[\x00-\x08\x0e-\x1b\x7f-\x9f]")
@@ -68,7 +68,7 @@ def join_texts(texts: Iterable[str]) -> str:
     """Join texts with a space, or without one in Chinese and Japanese."""
     joined = ""
     for text in filter(None, map(str.strip, texts)):
-        gap = " " if joined and not (is_unspaced(joined[-1]) or is_unspaced(text[0])) else ""
+        gap = "" if not joined or any(map(is_chinese_or_japanese, joined[-1] + text[0])) else " "
         joined += gap + text
     return joined
 
@@ -78,8 +78,11 @@ def letters(text: str) -> str:
     return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", text).casefold()))
 
 
-def is_unspaced(character: str) -> bool:
-    """Whether a character belongs to a script without spaces between words."""
+def is_chinese_or_japanese(character: str) -> bool:
+    """Whether a character is of Chinese or Japanese writing, which has no spaces, not even between sentences.
+
+    Thai and others put spaces between phrases: see `whisperd.worker.words`.
+    """
     return (  # wide, but neither Korean nor an emoji
         unicodedata.east_asian_width(character) in ("W", "F")
         and unicodedata.category(character) not in ("So", "Sk")  # the latter for a skin tone
