@@ -8,12 +8,15 @@ import shutil
 import struct
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, Literal
 
 import pytest
 
 from whisperd.rpc.errors import WhisperdError
-from whisperd.watch import writing
+from whisperd.watch import followup, scanner, writing
 from whisperd.watch.names import Selection
+from whisperd.watch.preset import WatchPreset
 from whisperd.watch.scanner import classify, folder_inode, look_at, walk
 from whisperd.watch.writing import move_source, place, remove_leftovers, remove_ours, text_hash
 from whisperd_testing import run_python
@@ -261,6 +264,35 @@ def test_a_created_folder_cannot_be_swapped(
     writing._make_folder(str(made), str(recording.parent))
     os.close(writer)
     assert made.stat().st_mode & 0o777 == (0o700 if is_link else 0o600)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="folders cannot be held elsewhere")
+@pytest.mark.parametrize("after", ["delete", "move"])
+def test_a_folder_swapped_after_the_check_protects_what_it_leads_to(
+    recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after: Literal["delete", "move"]
+) -> None:
+    """Whoever may write to a shared folder can replace its subfolders with links at any moment."""
+    ours, done = tmp_path / "ours", tmp_path / "done"
+    ours.mkdir()
+    (ours / "a.wav").write_bytes(b"precious")
+    seen = look_at(str(tmp_path), "inbox/a.wav")
+    assert seen is not None
+    check = scanner.is_same
+
+    def check_and_swap(*arguments: Any) -> bool:
+        is_same = check(*arguments)
+        recording.parent.rename(tmp_path / "elsewhere")
+        recording.parent.symlink_to(ours)
+        return is_same
+
+    monkeypatch.setattr(scanner, "is_same", check_and_swap)
+    move_to = str(done) if after == "move" else None
+    preset = WatchPreset(id="w", path=str(tmp_path), after=after, move_to=move_to, created="", changed="")
+    row = SimpleNamespace(path="inbox/a.wav", identity=seen.identity)
+    line = followup._move_or_delete(preset, row)  # type: ignore[arg-type]
+    assert line.event == ("deleted" if after == "delete" else "moved away")
+    assert (ours / "a.wav").read_bytes() == b"precious" and not (tmp_path / "elsewhere" / "a.wav").exists()
+    assert after == "delete" or (done / "inbox" / "a.wav").read_bytes() == b"sound"
 
 
 def test_temporary_files_of_dead_processes_are_removed(tmp_path: Path) -> None:

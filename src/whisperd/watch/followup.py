@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Final, Literal
 
 import anyio
@@ -95,7 +97,7 @@ class FollowUp:
                 return LogLine("waiting", row.path, message)
             reason = error.message
         except OSError as error:
-            reason = str(error)
+            reason = f"{error.strerror or error}."
         return LogLine("stays", row.path, f"The recording was left in place: {reason}")
 
     async def _run_command(self, preset: WatchPreset, row: FileRow) -> bool:
@@ -126,17 +128,35 @@ class FollowUp:
 def _move_or_delete(preset: WatchPreset, row: FileRow) -> LogLine:
     """Move or delete a recording, and return what was done. Blocks. Raises `OSError` and as `move_source`."""
     source = os.path.join(preset.path, row.path)
-    is_same = scanner.is_same(preset.path, row.path, row.identity)
-    if not os.path.lexists(source):  # we may have removed it before an interruption
-        return _gone(row)
-    if not is_same:
-        return LogLine("stays", row.path, "The recording was left in place because it has changed.")
-    if preset.after == "delete":
-        os.unlink(source)
-        return LogLine("deleted", row.path, "The recording was deleted, as configured.")
-    subfolder = os.path.join(preset.move_to or "", os.path.dirname(row.path))
-    target = writing.move_source(source, subfolder)
-    return LogLine("moved away", row.path, f"The recording was moved to {target}.")
+    with suppress(FileNotFoundError, NotADirectoryError), _pinned(source) as pinned:
+        is_same = scanner.is_same(*os.path.split(pinned), row.identity)
+        if not os.path.lexists(pinned):  # we may have removed it before an interruption
+            return _gone(row)
+        if not is_same:
+            return LogLine("stays", row.path, "The recording was left in place because it has changed.")
+        if preset.after == "delete":
+            os.unlink(pinned)
+            return LogLine("deleted", row.path, "The recording was deleted, as configured.")
+        subfolder = os.path.join(preset.move_to or "", os.path.dirname(row.path))
+        target = writing.move_source(pinned, subfolder)
+        target = source if target == pinned else target
+        return LogLine("moved away", row.path, f"The recording was moved to {target}.")
+    return _gone(row)
+
+
+@contextmanager
+def _pinned(path: str) -> Iterator[str]:
+    """Provide a path of the same file through its open folder, which others cannot replace meanwhile with a
+    link to a folder of ours. Raises `OSError` if there is no folder."""
+    if sys.platform != "linux":
+        yield path
+        return
+    folder, name = os.path.split(path)
+    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{name}"
+    finally:
+        os.close(descriptor)
 
 
 def _gone(row: FileRow) -> LogLine:

@@ -282,7 +282,7 @@ def _copy(source: str, target: str) -> bool:
                 os.fsync(file.fileno())
         after = os.stat(source)
         if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
-            raise OSError(errno.EBUSY, f"{source} changed during the copy")
+            raise OSError(errno.EBUSY, "the recording changed during the copy")
         return _give_free_name(part, target)
 
 
