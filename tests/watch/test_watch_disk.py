@@ -408,6 +408,12 @@ def test_links_of_others_are_followed_only_to_what_is_theirs(tmp_path: Path) -> 
     # The watched folder itself may be in a shared folder.
     assert folder_inode(str(root / "my")) is not None
     assert folder_inode(str(root / "one")) is None and not list(walk(str(root / "one"), Selection()))
+    # Above it may be links of root, which in a sandbox seem to be those of another user.
+    (tmp_path / "ours" / "deep").mkdir()
+    (tmp_path / "ours" / "deep" / "a.wav").write_bytes(b"deep")
+    assert folder_inode(str(root / "one" / "deep")) is not None
+    assert [seen.path for seen in walk(str(root / "one" / "deep"), Selection()) if seen] == ["a.wav"]
+    assert look_at(str(root / "one" / "deep"), "a.wav") is not None
 
 
 def test_source_code_named_like_a_video_is_no_recording(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def no_place_for_recordings(path: str) -> WhisperdError:
 
 
 def not_a_folder(path: str) -> WhisperdError:
-    """`watch.not_a_folder`: it is a file, a folder that we may not read, or behind a foreign link."""
+    """`watch.not_a_folder`: it is a file, a folder that we may not read, or a foreign link."""
     return WhisperdError(
         "watch.not_a_folder",
         f"{path} is not a readable folder.",

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import takewhile
 from typing import Final
 
 from whisperd.audio import BEGINNING_BYTES, digest_of, kind_of, open_regular_file
@@ -46,12 +47,12 @@ def place_of(path: str) -> Place:
 
 
 def folder_inode(path: str) -> str | None:
-    """Return the device and inode of a folder; None if it does not exist, cannot be read, or is behind a
-    foreign link."""
+    """Return the device and inode of a folder; None if it does not exist, cannot be read, or is a foreign
+    link."""
     try:
         status = os.stat(path)
         is_readable = stat.S_ISDIR(status.st_mode) and os.access(path, os.R_OK | os.X_OK)
-        if not is_readable or _is_behind_foreign_link(path):
+        if not is_readable or _is_foreign_link(path):
             return None
     except (OSError, ValueError):
         return None
@@ -62,7 +63,7 @@ def look_at(root: str, path: str) -> Seen | None:
     """Return a file of a folder; None unless it is a regular file whose content is stored locally, or if it
     is behind a foreign link."""
     full = os.path.join(root, path)
-    if _is_behind_foreign_link(full):
+    if _is_behind_foreign_link(root, full):
         return None
     try:
         status = os.stat(full)
@@ -242,7 +243,7 @@ def _skip_test(root: str, selection: Selection) -> Callable[[str], bool]:
 
     def is_skipped(full: str) -> bool:
         real = os.path.realpath(full)
-        if _inside(real).startswith(skipped) or _is_behind_foreign_link(full):
+        if _inside(real).startswith(skipped) or _is_behind_foreign_link(root, full):
             return True
         is_own = os.path.islink(full) and os.path.isfile(real) and real.startswith(real_root)
         return is_own and selection.takes(real.removeprefix(real_root))
@@ -250,12 +251,14 @@ def _skip_test(root: str, selection: Selection) -> Callable[[str], bool]:
     return is_skipped
 
 
-def _is_behind_foreign_link(path: str) -> bool:
-    """Whether a path passes through another user's link to what is not theirs.
+def _is_behind_foreign_link(root: str, full: str) -> bool:
+    """Whether a folder, or a path below it, passes through another user's link to what is not theirs.
 
-    In a shared folder, others could otherwise have us transcribe, move or delete any file of ours.
+    In a shared folder, others could otherwise have us transcribe, move or delete any file of ours. Links
+    above it are not checked: in the sandbox of the systemd service, those of root, such as that to a home on
+    another disk, seem to be another user's.
     """
-    return any(map(_is_foreign_link, up_from(path)))
+    return any(map(_is_foreign_link, (root, *takewhile(lambda place: place != root, up_from(full)))))
 
 
 def _is_foreign_link(path: str) -> bool:
