@@ -20,6 +20,7 @@ __all__ = [
     "disk_full",
     "files_bytes",
     "free_bytes",
+    "open_nonblocking",
     "read_json",
     "refusal",
     "remove",
@@ -49,6 +50,11 @@ def remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def open_nonblocking(path: str, flags: int) -> int:
+    """Open a file, as an `opener`, without blocking as a named pipe without a writer would."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def read_json(path: Path, into: type[T]) -> T | None:

@@ -10,6 +10,7 @@ import stat
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from whisperd import disk
 from whisperd.installed_plugins import backends
 from whisperd.models.manifest import InstalledModel
 from whisperd.models.memory import need_bytes
@@ -102,16 +103,11 @@ def diagnose_other_file(beginning: bytes) -> tuple[str, str] | None:
 
 
 def _open_regular(path: Path) -> BinaryIO:
-    file = open(path, "rb", opener=_open_nonblocking)  # noqa: SIM115 - the caller closes it
+    file = open(path, "rb", opener=disk.open_nonblocking)  # noqa: SIM115 - the caller closes it
     if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         return file
     file.close()
     raise invalid_file(path, "it is a device or a pipe")
-
-
-def _open_nonblocking(path: str, flags: int) -> int:
-    """Open without blocking, as a named pipe without a writer otherwise would."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _mark(file: BinaryIO) -> tuple[int, int]:

@@ -51,7 +51,7 @@ def text_hash(content: bytes) -> str:
 def file_hash(path: str) -> str | None:
     """Return the SHA-256 of a regular file; None if there is none at the path or it cannot be read."""
     try:
-        with open(path, "rb", opener=_open_nonblocking) as file:
+        with open(path, "rb", opener=disk.open_nonblocking) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):  # a device may have no end
                 return None
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -180,11 +180,6 @@ def remove_ours(path: str, hashes: Collection[str]) -> None:
     if is_ours(path, hashes):
         with contextlib.suppress(OSError):
             os.unlink(path)
-
-
-def _open_nonblocking(path: str, flags: int) -> int:
-    # A named pipe without a writer would block.
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _make_folder(folder: str, like: str) -> None:
