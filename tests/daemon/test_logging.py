@@ -146,7 +146,7 @@ from whisperd.rpc.errors import WhisperdError
 async def fail(*_):
     raise WhisperdError("some.problem", "It broke.", "Mend it.")
 
-main.end_when_idle = fail
+main.feed_watchdog = fail
 if __name__ == "__main__":
     main.main()
 """
