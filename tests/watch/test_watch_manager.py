@@ -523,6 +523,22 @@ async def test_after_its_folder_was_replaced_a_watch_hears_of_changes_in_the_new
         await until((inbox / "a.en.txt").exists)
 
 
+async def test_a_new_inode_of_a_folder_on_a_network_does_not_restart_the_listener(
+    tmp_path: Path, inbox: Path, no_notifications: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some network drives report a new one each time; then all other folders would be scanned each time."""
+    renewed: list[str] = []
+    monkeypatch.setattr(discovery, "needs_polling", lambda _file_system: True)
+    async with open_watches(tmp_path) as watches:
+        monkeypatch.setattr(watches.manager._notifier, "renew", lambda: renewed.append("renewed"))
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        await watches.manager.scan(preset.id)
+        inbox.rename(tmp_path / "old")
+        inbox.mkdir()
+        await watches.manager.scan(preset.id)
+        assert not renewed
+
+
 async def test_a_folder_that_is_back_is_not_reported_absent_during_its_scan(
     tmp_path: Path, inbox: Path, no_notifications: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

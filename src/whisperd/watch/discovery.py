@@ -164,7 +164,7 @@ class Discovery:
         if was_absent:
             log.info("watch folder %s: the folder is back", self._watch)
         self._notify()  # before the log write, which may fail: nothing repeats this for the root
-        if before is not None:
+        if before is not None and not folder.is_polled:  # some network drives report a new inode each time
             self._on_replaced()
         if was_absent:
             await self._store.log.add(self._watch, LogLine("back", None, "The folder is back."))
@@ -192,7 +192,7 @@ class Discovery:
             unmounted |= await self._forget_missing(rows, root, is_same=is_same)
         before, self._folder.unmounted = self._folder.unmounted, unmounted
         mounted = [place for place in before if place not in unmounted]
-        if mounted:
+        if mounted and not self._folder.is_polled:
             self._on_replaced()
         lines = [LogLine("absent", place or None, NOT_MOUNTED) for place in unmounted if place not in before]
         lines += [LogLine("back", place or None, MOUNTED) for place in mounted]
