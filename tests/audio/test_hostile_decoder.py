@@ -71,6 +71,7 @@ async def test_a_bundle_that_cannot_be_had_is_the_error_of_whoever_asks() -> Non
 async def test_a_program_that_cannot_be_started_is_the_error_of_whoever_asks(tmp_path: Path) -> None:
     async with open_decoder_pool(find_bundle, command=lambda *_: [str(tmp_path / "none")]) as pool:
         pool.keep_warm = True
-        with pytest.raises(FileNotFoundError):
+        with pytest.raises(WhisperdError) as caught:
             async with pool.decode(DecodeParams(path="film.mkv")):
                 pass
+    assert caught.value.code == "decoder.not_started"

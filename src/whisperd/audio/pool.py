@@ -234,8 +234,8 @@ class DecoderPool:
             raise WhisperdError(
                 "decoder.not_started",
                 f"The process that decodes recordings cannot be started: {error.strerror or error}.",
-                "Close programs that you do not need, or raise the limits on processes and open files, then "
-                "try again.",
+                "If its program is missing, install whisperd again and restart the daemon. Else close "
+                "programs that you do not need, or raise the limits on processes and open files.",
             ) from error
         return decoder
 
