@@ -71,9 +71,9 @@ class HistoryStore:
                 (msgspec.json.encode(change).decode(), runtime),
             )
             connection.execute(
-                "DELETE FROM runtime_history WHERE runtime = ?1 AND rowid NOT IN"
-                " (SELECT rowid FROM runtime_history WHERE runtime = ?1 ORDER BY rowid DESC LIMIT ?2)",
-                (runtime, KEPT_STATUS_CHANGES),
+                "DELETE FROM runtime_history WHERE runtime = :runtime AND rowid NOT IN (SELECT rowid"
+                " FROM runtime_history WHERE runtime = :runtime ORDER BY rowid DESC LIMIT :kept)",
+                {"runtime": runtime, "kept": KEPT_STATUS_CHANGES},
             )
 
         self._saver.hand_over(write)

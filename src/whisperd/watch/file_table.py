@@ -77,7 +77,7 @@ class FileTable:
         return await self._database.run(
             lambda connection: _files(
                 connection,
-                "watch = ?1 AND gone IS NULL AND (path = ?2 OR (path >= ?3 AND path < ?4))",
+                "watch = ? AND gone IS NULL AND (path = ? OR (path >= ? AND path < ?))",
                 (watch, path, path + b"/", path + b"0"),  # "0" follows "/" in ASCII
             )
         )

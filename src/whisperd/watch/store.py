@@ -90,9 +90,9 @@ class WatchStore:
             for watch in watches:
                 connection.execute("DELETE FROM watch_files WHERE watch = ? AND gone < ?", (watch, moment))
                 connection.execute(
-                    "DELETE FROM watch_log WHERE watch = ?1 AND id <= (SELECT id FROM watch_log"
-                    " WHERE watch = ?1 ORDER BY id DESC LIMIT 1 OFFSET ?2)",
-                    (watch, KEPT_LOG_LINES),
+                    "DELETE FROM watch_log WHERE watch = :watch AND id <= (SELECT id FROM watch_log"
+                    " WHERE watch = :watch ORDER BY id DESC LIMIT 1 OFFSET :kept)",
+                    {"watch": watch, "kept": KEPT_LOG_LINES},
                 )
 
         await self._database.run(work)
