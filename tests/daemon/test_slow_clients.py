@@ -95,7 +95,8 @@ def test_unread_events_are_dropped_and_counted(limited: Limited, endless: str, s
         before_bytes = memory_bytes(daemon)
         for _ in range(500):
             other.request("jobs.cancel", other.request("jobs.submit", ask))
-        assert memory_bytes(daemon) - before_bytes < 12 * MEGABYTE
+        # The jobs are remembered, in about 11 MB; the events would take another 15 MB.
+        assert memory_bytes(daemon) - before_bytes < 19 * MEGABYTE
         check_others_are_served(daemon)
 
         events = []
