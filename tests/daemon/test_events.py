@@ -11,6 +11,7 @@ import pytest
 from raw_client import RawClient
 
 from whisperd.rpc.errors import WhisperdError
+from whisperd.settings import LimitSettings
 from whisperd_testing import RunningDaemon, write_tone
 
 
@@ -135,7 +136,8 @@ def test_subscribing_to_an_unknown_job_is_refused(daemon: RunningDaemon) -> None
 
 def test_the_number_of_subscriptions_is_limited(daemon: RunningDaemon) -> None:
     with RawClient(daemon) as client:
-        subscriptions = [client.request("events.subscribe", {"topics": ["jobs"]}) for _ in range(64)]
+        most = LimitSettings().max_subscriptions
+        subscriptions = [client.request("events.subscribe", {"topics": ["jobs"]}) for _ in range(most)]
         with pytest.raises(WhisperdError) as caught:
             client.request("events.subscribe", {"topics": ["jobs"]})
         assert caught.value.code == "events.too_many"
