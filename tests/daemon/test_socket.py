@@ -315,3 +315,19 @@ def test_a_client_does_not_speak_to_another_users_socket(short: Path, make_daemo
         assert (done.status, done.json["error"]["code"]) == (3, "socket.foreign")
     short.chmod(0o700)
     Path(daemon.socket).unlink()
+
+
+@pytest.mark.anyio
+async def test_a_socket_with_the_same_inode_on_another_disk_is_another_one(
+    short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such as that of the next daemon, in the runtime directory of the next login."""
+    path = short / "s"
+    async with claim_socket(str(path)) as listener:
+        assert listener.is_reachable()
+        status, lstat = path.lstat(), Path.lstat
+        moved = os.stat_result((status[0], status[1], status.st_dev + 1, *status[3:]))
+        monkeypatch.setattr(Path, "lstat", lambda self: moved if self == path else lstat(self))
+        assert not listener.is_reachable()
+        listener.unlink()
+        assert path.exists()

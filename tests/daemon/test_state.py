@@ -119,6 +119,43 @@ async def test_a_state_folder_in_use_is_explained(
     assert message in caught.value.message and fix in caught.value.fix
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("running", "is_alerted"),
+    [
+        (Running(pid=1, socket="/s"), True),
+        (Running(pid=1, socket="/gone"), True),
+        (Running(pid=1, socket="/s", host="another"), False),
+        (Running(pid=os.getpid(), socket="/s"), False),
+    ],
+    ids=["same socket", "another socket", "another host", "own number in another container"],
+)
+async def test_only_a_daemon_of_this_computer_is_told_that_its_socket_was_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, running: Running, is_alerted: bool
+) -> None:
+    monkeypatch.setattr("whisperd.locks.ENDING_TIMEOUT_S", 0.2)
+    alerted: list[Running] = []
+    monkeypatch.setattr("whisperd.daemon.state._alert", alerted.append)
+    write_running(tmp_path, running)
+    with FileLock(tmp_path / "daemon.lock"), pytest.raises(WhisperdError, match="state folder"):
+        async with claim_state(tmp_path, "/s"):
+            pass
+    assert alerted == [running] * is_alerted
+
+
+def test_a_daemon_that_cleans_up_is_not_killed_by_that() -> None:
+    code = """
+import anyio, signal
+from whisperd.daemon.signals import receive_signals
+async def main():
+    with receive_signals():
+        pass
+    signal.raise_signal(signal.SIGHUP)
+anyio.run(main)
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
 class TestForce:
     @pytest.fixture
     def stopped(self, daemon: RunningDaemon) -> Iterator[RunningDaemon]:

@@ -55,7 +55,7 @@ class UnixListener:
         """A socket that is not ours, because a service manager holds it as well, is not removed."""
         self._path = Path(path)
         self._accepting = accepting
-        self._inode = self._path.lstat().st_ino if is_ours else None
+        self._file = self._find_file() if is_ours else None
 
     async def serve(self, handle: Handle) -> None:
         """See `Listener`."""
@@ -77,16 +77,21 @@ class UnixListener:
     def unlink(self) -> None:
         """See `Listener`."""
         with suppress(OSError):
-            if self._inode and self._path.lstat().st_ino == self._inode:  # not another daemon's
+            if self._file and self._find_file() == self._file:  # not another daemon's
                 self._path.unlink()
-        self._inode = None  # the next socket at this path may have the same one
+        self._file = None  # the next socket at this path may have the same inode
 
     def is_reachable(self) -> bool:
         """See `Listener`."""
         try:
-            return self._inode is None or self._path.lstat().st_ino == self._inode
+            return self._file is None or self._find_file() == self._file
         except OSError:
             return False
+
+    def _find_file(self) -> tuple[int, int]:
+        # The runtime directory of the next login is another file system, which may use the same inodes.
+        status = self._path.lstat()
+        return status.st_dev, status.st_ino
 
 
 @asynccontextmanager

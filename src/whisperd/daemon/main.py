@@ -30,7 +30,7 @@ from whisperd.daemon.preloading import preload
 from whisperd.daemon.reporting import end_when_idle, feed_watchdog, report_status, status_line
 from whisperd.daemon.server import serve
 from whisperd.daemon.service import Service, open_service
-from whisperd.daemon.signals import HANG_UP, receive_signals
+from whisperd.daemon.signals import HANG_UP, ignore_hang_up, receive_signals
 from whisperd.daemon.state import claim_state
 from whisperd.rpc.errors import WhisperdError
 from whisperd.service_manager.activation import take_socket
@@ -66,6 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             paths.log_file(), settings.log, level=options.log_level, to_terminal=not options.announce
         )
         _allow_files(settings.limits.max_connections)
+        ignore_hang_up()
         anyio.run(_run, options, config_file, settings, log_file, announce, notifier)
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)

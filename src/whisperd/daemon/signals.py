@@ -12,10 +12,18 @@ import anyio
 if sys.platform == "win32":
     from types import FrameType
 
-__all__ = ["HANG_UP", "receive_signals"]
+__all__ = ["HANG_UP", "ignore_hang_up", "receive_signals"]
 
 HANG_UP: signal.Signals | None = getattr(signal, "SIGHUP", None)
 """Reloads the settings; Windows has no such signal."""
+
+
+def ignore_hang_up() -> None:
+    """Ignore this signal, which would end the process: another daemon may send it (`claim_state`) while this
+    one starts or cleans up.
+    """
+    if HANG_UP is not None:
+        signal.signal(HANG_UP, signal.SIG_IGN)
 
 
 @contextmanager
@@ -25,8 +33,11 @@ def receive_signals() -> Iterator[AsyncIterator[signal.Signals]]:
         with _receive_windows_signals() as received:
             yield received
     else:
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
-            yield received
+        try:
+            with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as received:
+                yield received
+        finally:
+            ignore_hang_up()
 
 
 if sys.platform == "win32":

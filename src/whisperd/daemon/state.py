@@ -42,16 +42,15 @@ async def claim_state(folder: Path, socket: str, config: str | None = None) -> A
     none is held and the file is not written. Raises `state.in_use`.
     """
     lock = FileLock(folder / LOCK, mode=0o600)
-    alerted: set[int] = set()
+    alerted = {os.getpid()}  # in another container, a daemon may have the same one
 
     def check() -> None:
         running = read_running(folder)
         if running is None:
             return
-        if running.socket != socket:
-            if is_listened_on(running.socket):
-                raise _in_use(folder, running, socket)
-        elif running.pid not in alerted:
+        if running.socket != socket and is_listened_on(running.socket):
+            raise _in_use(folder, running, socket)
+        if running.pid not in alerted and running.host == gethostname():
             alerted.add(running.pid)
             _alert(running)
 
@@ -91,7 +90,7 @@ def _in_use(folder: Path, running: Running | None, socket: str) -> WhisperdError
     if running.host != gethostname():
         message = f"A daemon on {running.host} already uses the state folder {folder}."
         fix = "Stop it there with `whisperctl daemon stop`, or set WHISPERD_STATE_DIR to another folder."
-    elif running.socket == socket:
+    elif running.socket == socket or not is_listened_on(running.socket):
         message = f"A daemon, process {pid}, uses the state folder {folder}, but its socket was deleted."
         fix = f"Kill it with `{whisperctl} daemon stop --force`; detached jobs continue in the next daemon."
     else:
