@@ -202,11 +202,11 @@ def _replace(target: str, content: str) -> None:
         with file:
             file.write(content)
             file.flush()
+            os.fsync(file.fileno())
             if os.path.exists(target):
                 # By descriptor: in a shared folder, the name may by now be a link to another file of ours.
                 written = file.fileno() if os.chmod in os.supports_fd else part
                 os.chmod(written, stat.S_IMODE(os.stat(target).st_mode))
-            os.fsync(file.fileno())
         os.replace(part, target)
     except BaseException:
         os.unlink(part)
