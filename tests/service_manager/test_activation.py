@@ -82,6 +82,20 @@ def test_a_second_daemon_on_a_passed_socket_is_refused(make_daemon: MakeDaemon) 
         end(daemon)
 
 
+def test_a_service_takes_over_from_a_daemon_started_by_hand(make_daemon: MakeDaemon) -> None:
+    """The manager replaces the socket of that daemon, for example when a package's socket is enabled."""
+    by_hand = make_daemon().start()
+    service = make_daemon(env={name: by_hand.env[name] for name in ("WHISPERD_SOCKET", "WHISPERD_STATE_DIR")})
+    service.socket = by_hand.socket
+    Path(by_hand.socket).unlink()
+    with listening(by_hand.socket) as passed:
+        process = start_passing(service, passed)
+        with service.connect() as client:
+            assert client.daemon.status()["pid"] == process.pid
+        assert by_hand.wait() == 0
+        end(service)
+
+
 def test_a_passed_socket_has_to_listen(make_daemon: MakeDaemon) -> None:
     daemon = make_daemon()
     with hearing() as (manager, address), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as wrong:

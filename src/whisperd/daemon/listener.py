@@ -95,10 +95,13 @@ class UnixListener:
 
 
 @asynccontextmanager
-async def claim_socket(path: str, passed: socket.socket | None = None) -> AsyncIterator[Listener]:
+async def claim_socket(
+    path: str, passed: socket.socket | None = None, alert: Callable[[], None] = lambda: None
+) -> AsyncIterator[Listener]:
     """Listen on a Unix socket (on Windows, a named pipe) as its only daemon, until the block ends.
 
-    If a service manager `passed` a socket, listen on that one, and leave it in place at the end.
+    If a service manager `passed` a socket, listen on that one, and leave it in place at the end. A daemon
+    whose socket was deleted or replaced ends if it notices that; `alert` is called for this.
 
     A lock next to the socket is held until the block or this process ends, however it ends: so the socket of
     a dead daemon is replaced, but that of a live daemon is never stolen. Raises `WhisperdError`
@@ -119,6 +122,7 @@ async def claim_socket(path: str, passed: socket.socket | None = None) -> AsyncI
     def check() -> None:
         if passed is None and is_listened_on(path):  # a live daemon has the socket, unless it was passed
             raise already_running(path)
+        alert()
 
     try:
         if not await take_over(lock, check):

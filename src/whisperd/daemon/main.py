@@ -31,7 +31,7 @@ from whisperd.daemon.reporting import end_when_idle, feed_watchdog, report_statu
 from whisperd.daemon.server import serve
 from whisperd.daemon.service import Service, open_service
 from whisperd.daemon.signals import HANG_UP, ignore_hang_up, receive_signals
-from whisperd.daemon.state import claim_state
+from whisperd.daemon.state import alert_once, claim_state
 from whisperd.rpc.errors import WhisperdError
 from whisperd.service_manager.activation import take_socket
 from whisperd.service_manager.notify import Notifier
@@ -116,7 +116,7 @@ async def _run(
     socket = str(passed.getsockname()) if passed else paths.socket_path(options.socket)
     is_given = options.config or os.environ.get("WHISPERD_CONFIG")
     async with (
-        claim_socket(socket, passed) as listener,
+        claim_socket(socket, passed, alert_once(paths.state_dir())) as listener,
         claim_state(paths.state_dir(), socket, str(config_file) if is_given else None),
         open_service(config_file, settings, socket) as service,
         open_task_group() as tasks,
@@ -167,7 +167,7 @@ async def _handle_signals(service: Service, listener: Listener, *, task_status: 
         async for number in received:
             if number == HANG_UP:
                 _reload(service)
-                if not listener.is_reachable():  # another daemon waits for our state folder (`claim_state`)
+                if not listener.is_reachable():  # another daemon waits for our place (`alert_once`)
                     log.warning("the socket was deleted or replaced: stopping")
                     service.stop_requested.set()
             elif service.stop_requested.is_set():

@@ -19,7 +19,7 @@ HANG_UP: signal.Signals | None = getattr(signal, "SIGHUP", None)
 
 
 def ignore_hang_up() -> None:
-    """Ignore this signal, which would end the process: another daemon may send it (`claim_state`) while this
+    """Ignore this signal, which would end the process: another daemon may send it (`alert_once`) while this
     one starts or cleans up.
     """
     if HANG_UP is not None:

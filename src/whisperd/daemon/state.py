@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from socket import gethostname
@@ -29,7 +29,7 @@ from whisperd.running import (
     write_running,
 )
 
-__all__ = ["claim_state"]
+__all__ = ["alert_once", "claim_state"]
 
 log = logging.getLogger(__name__)
 
@@ -42,17 +42,13 @@ async def claim_state(folder: Path, socket: str, config: str | None = None) -> A
     none is held and the file is not written. Raises `state.in_use`.
     """
     lock = FileLock(folder / LOCK, mode=0o600)
-    alerted = {os.getpid()}  # in another container, a daemon may have the same one
+    alert = alert_once(folder)
 
     def check() -> None:
         running = read_running(folder)
-        if running is None:
-            return
-        if running.socket != socket and is_listened_on(running.socket):
+        if running and running.socket != socket and is_listened_on(running.socket):
             raise _in_use(folder, running, socket)
-        if running.pid not in alerted and running.host == gethostname():
-            alerted.add(running.pid)
-            _alert(running)
+        alert()
 
     try:
         if not await take_over(lock, check):
@@ -72,11 +68,23 @@ async def claim_state(folder: Path, socket: str, config: str | None = None) -> A
         lock.release()
 
 
-def _alert(running: Running) -> None:
-    """Make a daemon whose socket was deleted notice that, and end. The system deletes it at logout."""
-    if HANG_UP is not None and (process := daemon_process(running.pid)) is not None:
-        with suppress(psutil.Error):
-            process.send_signal(HANG_UP)
+def alert_once(folder: Path) -> Callable[[], None]:
+    """Return a function that makes the daemon of this folder check that clients can reach it.
+
+    If its socket was deleted, as by the system at logout, or replaced, as by a service manager, it ends.
+    """
+    alerted = {os.getpid()}  # in another container, a daemon may have the same one
+
+    def alert() -> None:
+        running = read_running(folder)
+        if running is None or running.host != gethostname() or running.pid in alerted:
+            return
+        alerted.add(running.pid)
+        if HANG_UP is not None and (process := daemon_process(running.pid)) is not None:
+            with suppress(psutil.Error):
+                process.send_signal(HANG_UP)
+
+    return alert
 
 
 def _in_use(folder: Path, running: Running | None, socket: str) -> WhisperdError:
