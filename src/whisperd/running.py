@@ -60,9 +60,9 @@ def read_running(folder: Path) -> Running | None:
     """Read the file; None if it is missing or invalid."""
     try:
         read = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-        config = str(read["config"]) if read.get("config") else None  # an older daemon does not write it
+        config = None if read["config"] is None else str(read["config"])
         return Running(int(read["pid"]), str(read["socket"]), config, str(read["host"]))
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, OverflowError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return None
 
 
