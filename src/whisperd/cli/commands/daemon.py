@@ -49,7 +49,7 @@ def add(parser: Parser) -> None:
     parser.add_verb("logs", logs, "print the daemon's log", _add_lines)
     parser.add_verb("config", config, "print the settings in force", _add_init)
     parser.add_verb("install", install, "install a service that runs whenever you are logged in", add_install)
-    parser.add_verb("uninstall", uninstall, "remove the service", add_uninstall)
+    parser.add_verb("uninstall", service.uninstall, "remove the service", add_uninstall)
 
 
 def _add_lines(parser: Parser) -> None:
@@ -136,10 +136,6 @@ def metrics(options: argparse.Namespace) -> None:
 
 def install(options: argparse.Namespace) -> None:
     service.install(options, _stop)
-
-
-def uninstall(options: argparse.Namespace) -> None:
-    service.uninstall(options)
 
 
 def start(options: argparse.Namespace) -> None:
