@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from types import NoneType
 
 import anyio
 import psutil
@@ -16,6 +17,7 @@ import pytest
 from toy_runtime import until
 from whisperd import child
 from whisperd.child import kill, open_child
+from whisperd.rpc.peer import PeerClosed
 from whisperd.rpc.served_child import open_served_child
 from whisperd.watch.command import run_command
 
@@ -86,4 +88,21 @@ async def test_the_end_of_a_child_that_cannot_be_killed_is_not_waited_for(
         await served.closed.wait()
         assert await served.ended() == "signal SIGKILL"
         assert served.was_killed
+        os.kill(served.pid, signal.SIGKILL)
+
+
+@pytest.mark.anyio
+async def test_a_request_to_a_killed_child_does_not_wait_for_its_end(unkillable: None) -> None:
+    """As a worker that loads a model from a network folder that no longer responds."""
+    async with open_served_child("worker", SLEEP, os.environ) as served, anyio.create_task_group() as tasks:
+
+        async def ask() -> None:
+            with pytest.raises(PeerClosed):
+                await served.request("load", None, NoneType)
+
+        tasks.start_soon(ask)
+        await anyio.wait_all_tasks_blocked()
+        served.kill()
+        await anyio.wait_all_tasks_blocked()
+        assert served.closed.is_set(), "its end is waited for"
         os.kill(served.pid, signal.SIGKILL)

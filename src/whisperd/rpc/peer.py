@@ -65,6 +65,7 @@ class Peer:
         """How many times data has arrived from the other side."""
         self.closed = anyio.Event()
         """Set as soon as the other side has closed the connection."""
+        self._reading = anyio.CancelScope()
 
     async def request(self, method: str, params: object = None) -> Any:
         """Send a request and wait for the response.
@@ -103,14 +104,19 @@ class Peer:
             except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError) as error:
                 raise PeerClosed from error
 
+    def give_up(self) -> None:
+        """Expect nothing more: waiting requests raise `PeerClosed`."""
+        self._reading.cancel()
+
     async def run(self) -> None:
         """Read until the other side disconnects, then wake all waiting requests."""
         try:
-            while True:
-                data = await self._receive.receive(READ_BYTES)
-                self.heard += 1
-                for frame in self._reader.feed(data):
-                    await self._dispatch(decode_message(frame))
+            with self._reading:
+                while True:
+                    data = await self._receive.receive(READ_BYTES)
+                    self.heard += 1
+                    for frame in self._reader.feed(data):
+                        await self._dispatch(decode_message(frame))
         except (
             anyio.EndOfStream,
             anyio.BrokenResourceError,

@@ -69,8 +69,9 @@ class ServedChild:
             raise InvalidAnswer(str(error)) from error
 
     def kill(self) -> None:
-        """Kill it at once."""
+        """Kill it at once, and take its connection for closed: a driver or a disk may keep it from ending."""
         kill(self._process)
+        self._peer.give_up()
 
     @property
     def status(self) -> int | None:
