@@ -234,6 +234,24 @@ async def test_old_results_are_refreshed_in_the_background() -> None:
     assert looked.detections == 2
 
 
+async def test_a_refresh_that_fails_is_repeated_by_the_next_call_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked = FakeComputer(recorded("intel_desktop"))
+    await looked.computer.hardware()
+    looked.now_s += RENEWED_AFTER_S + 10
+    with monkeypatch.context() as patch:
+        patch.delattr(looked, "hardware")
+        for attempt in range(1, 4):
+            await looked.computer.hardware()
+            assert len(looked.background) == attempt
+            await looked.background[-1]()
+    await looked.computer.hardware()
+    await looked.background[-1]()
+    await looked.computer.hardware()
+    assert len(looked.background) == 4
+
+
 async def test_detection_can_be_repeated_on_request() -> None:
     looked = FakeComputer(recorded("intel_desktop"))
     await looked.computer.hardware()

@@ -116,7 +116,7 @@ class Service:
             paths.models_dir(), sources=default_sources(settings.models), offline=is_offline()
         )
         self.computer = Computer(
-            start_soon=lambda look: tasks.start_soon(keep_running, look),
+            start_soon=tasks.start_soon,
             is_installed=lambda bundle: self.natives.find(bundle) is not None,
         )
         self.uploads = UploadStore(state_dir / "uploads", lambda: self.settings.limits, kept_uploads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,8 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.preset import Capabilities, RuntimePreset
 
 __all__ = ["Computer", "JudgedVariant", "judge"]
+
+log = logging.getLogger(__name__)
 
 RENEWED_AFTER_S: Final = 300.0
 """The age at which cached hardware information is refreshed in the background."""
@@ -81,8 +84,14 @@ class Computer:
             return await self.look_again()
         is_old = self._now_s() - self._looked_s > RENEWED_AFTER_S
         if is_old and self._start_soon is not None and not self._looking.locked():
-            self._start_soon(self.look_again)
+            self._start_soon(self._renew)
         return self._hardware
+
+    async def _renew(self) -> None:
+        try:
+            await self.look_again()
+        except Exception:  # no reason to end the daemon; the next call of `hardware` tries again
+            log.exception("the hardware cannot be inspected again")
 
     async def look_again(self) -> Hardware:
         """Inspect the computer now and return its hardware."""
