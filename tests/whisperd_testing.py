@@ -32,6 +32,8 @@ KENNEDY = (
 """The words spoken in `jfk.flac`, without punctuation."""
 CACHE = Path(os.environ.get("WHISPERD_TEST_CACHE", TESTS.parent / ".cache" / "test"))
 """Native bundles and models that tests download, cached between runs."""
+BUG = re.compile(r"(?m)^.*(?: ERROR asyncio: .*|: unexpected error| failed unexpectedly| an internal error)$")
+"""A line that a daemon logs only because of a bug."""
 LIMIT_S = 120.0
 """An operation that takes longer hangs: far more than the slowest machine needs for anything awaited here."""
 
@@ -69,6 +71,8 @@ class RunningDaemon:
             **(env or {}),
         }
         self.process: subprocess.Popen[bytes] | None = None
+        self.has_a_bug = False
+        """Whether its test gives it a bug, to see what becomes of it."""
 
     def start(self, *arguments: str) -> RunningDaemon:
         """Start it in the foreground and wait until it listens."""
@@ -156,10 +160,10 @@ class RunningDaemon:
     def log(self) -> str:
         """Return its log so far."""
         path = self.folder / "state" / "daemon.log"
-        return path.read_text() if path.exists() else ""
+        return path.read_text() if path.is_file() else ""
 
     def close(self) -> None:
-        """Stop it and check that no process of it is left."""
+        """Stop it and check that no process of it is left, and that it has logged no bug."""
         if self.process is not None and self.process.poll() is None:
             orphans = self.children()
             self.process.send_signal(signal.SIGTERM)
@@ -173,6 +177,8 @@ class RunningDaemon:
         if Path(self.socket).exists():  # a daemon started by a client
             self.ctl("daemon", "stop")
         self._short.cleanup()
+        bugs = [] if self.has_a_bug else BUG.findall(self.log())
+        assert not bugs, f"the daemon logged bugs: {bugs}"
 
 
 def _without_downloads(err: str) -> str:

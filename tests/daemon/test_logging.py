@@ -157,5 +157,6 @@ def test_a_fatal_error_of_a_running_daemon_is_logged(
 ) -> None:
     (tmp_path / "failing_daemon.py").write_text(FAILING)
     daemon = make_daemon(program=("failing_daemon",), env={"PYTHONPATH": str(tmp_path)}).start()
+    daemon.has_a_bug = True
     assert daemon.wait() == 1
     assert "an internal error" in daemon.log() and "It broke." in daemon.log()
