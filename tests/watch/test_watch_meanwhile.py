@@ -13,6 +13,7 @@ import pytest
 from watched import Watches, open_watches, put, until_done, until_noted_as_old
 
 from toy_runtime import until
+from whisperd.jobs.identity import check_path
 from whisperd.jobs.segments import Transcript
 from whisperd.rpc.errors import WhisperdError
 from whisperd.watch import WatchChanges, discovery, scanner, scheduler
@@ -339,6 +340,28 @@ async def test_a_new_file_under_the_old_name_of_a_renamed_one_is_transcribed(
         await until_done(watches, preset.id, 2)
         assert watches.jobs.paths == [str(inbox / "a.wav")] * 2
         assert (inbox / "a.en.txt").exists() and (inbox / "b.en.txt").exists()
+
+
+@pytest.mark.parametrize("is_bad", [False, True])
+async def test_the_result_of_another_file_that_got_the_name_before_the_job_began_is_not_used(
+    tmp_path: Path, inbox: Path, no_notifications: None, is_bad: bool
+) -> None:
+    put(inbox, "a.wav")
+    async with open_watches(tmp_path) as watches:
+        jobs = watches.jobs
+        jobs.held.add("held")
+        preset = await watches.manager.add(str(inbox), WatchChanges(profile="held"))
+        await until(lambda: jobs.taken)
+        (inbox / "a.wav").rename(inbox / "b.wav")
+        (inbox / "a.wav").write_bytes(b"another sound")
+        await watches.manager.scan(preset.id)
+        jobs.held.clear()
+        jobs.taken[0].stamp = await check_path(str(inbox / "a.wav"))
+        if is_bad:
+            jobs.taken[0].error = WhisperdError("audio.corrupt", "It is damaged.", "Fetch it again.")
+        jobs.taken[0].over.set()
+        await until_done(watches, preset.id, 2)
+        assert sorted(jobs.paths) == [str(inbox / name) for name in ("a.wav", "a.wav", "b.wav")]
 
 
 async def test_a_name_that_differs_only_in_case_is_not_an_alias(tmp_path: Path, inbox: Path) -> None:

@@ -25,7 +25,7 @@ from whisperd.watch.file_table import put_file
 from whisperd.watch.folder import WatchFolder
 from whisperd.watch.followup import FollowUp, needs_no_followup
 from whisperd.watch.jobs import WatchJobs
-from whisperd.watch.ledger import FileRow, FileStatus, Seen
+from whisperd.watch.ledger import FileRow, FileStatus, Identity, Seen
 from whisperd.watch.preset import WatchPreset
 from whisperd.watch.store import WatchStore
 from whisperd.watch.texts import Texts
@@ -69,7 +69,7 @@ class FileWork:
                 folder.pending.settled_s.pop(seen.path, None)
             else:
                 number, job = taken
-                await self._finish(folder, number, job)
+                await self._finish(folder, number, job, seen.identity)
         except Exception as error:
             await self._failure_handler.failed(
                 folder, seen, number, to_whisperd_error(folder.preset.id, error)
@@ -89,7 +89,7 @@ class FileWork:
             if job is None:
                 await self._mark_lost(folder, row)
             else:
-                await self._finish(folder, row.id, job)
+                await self._finish(folder, row.id, job, row.identity)
         except Exception as error:
             seen = Seen(row.path, row.identity)
             await self._failure_handler.failed(
@@ -168,14 +168,15 @@ class FileWork:
         def note(connection: sqlite3.Connection, job: str) -> None:
             numbers[:] = [put_file(connection, watch, seen, content_hash, job=job, attempts=attempts)]
 
-        stamp = FileStamp(size_bytes=seen.identity.size_bytes, modified_ns=seen.identity.modified_ns)
+        stamp = _stamp_of(seen.identity)
         again = same.job if same is not None else None
         job = await self._jobs.submit(folder.preset, path, stamp, content_hash, again, note)
         if known is not None and known.job not in (None, job.id):
             self._jobs.cancel(known.job)  # the file was renamed and then edited
         return numbers[0], job
 
-    async def _finish(self, folder: WatchFolder, number: int, job: Job) -> None:
+    async def _finish(self, folder: WatchFolder, number: int, job: Job, identity: Identity) -> None:
+        """Finish a file with its job; `identity` is that of the file when the job was submitted."""
         self._awaiting_followup.discard(number)  # its content has changed since
         folder.backoff.not_moved.pop(number, None)
         await job.over.wait()
@@ -183,7 +184,9 @@ class FileWork:
             return  # the next daemon resumes it
         is_last_step = needs_no_followup(folder.preset)
         async with self._lock(number):
-            row = await self._write_result(folder, number, job, "done" if is_last_step else "written")
+            row = await self._write_result(
+                folder, number, job, identity, "done" if is_last_step else "written"
+            )
         if row is None:
             return
         folder.note_success(row.path)
@@ -193,13 +196,15 @@ class FileWork:
             await self._follow_up(folder, row)
 
     async def _write_result(
-        self, folder: WatchFolder, number: int, job: Job, status: FileStatus
+        self, folder: WatchFolder, number: int, job: Job, identity: Identity, status: FileStatus
     ) -> FileRow | None:
         """Write the result of a job; return its file, or None if the file now needs other work."""
         row = await self._store.files.get(number)
         if row is None or row.job != job.id:
             return None  # its watch was removed, or another job now processes its content
-        if job.error is not None:
+        if job.stamp not in (None, _stamp_of(identity), _stamp_of(row.identity)):
+            pass  # it was renamed before its job began, which has read another file under its old name
+        elif job.error is not None:
             if await run_sync(scanner.is_same, folder.preset.path, row.path, row.identity):
                 raise job.error.copy()
         elif (transcript := await self._jobs.transcript(job)) is not None:
@@ -231,6 +236,10 @@ class FileWork:
         """Have a scan find out what the file needs now."""
         await self._store.files.update(row.id, status="lost")
         folder.recheck(row.path)
+
+
+def _stamp_of(identity: Identity) -> FileStamp:
+    return FileStamp(size_bytes=identity.size_bytes, modified_ns=identity.modified_ns)
 
 
 async def _is_replaced(folder: WatchFolder, row: FileRow) -> bool:
