@@ -42,6 +42,10 @@ from whisperd.worker.unwanted import UnwantedGroups
 
 __all__ = ["main"]
 
+# Before there are other threads: msgspec crashes if two threads at once are the first to decode a type.
+for _params in (LoadParams, BatchParams, CancelParams):
+    msgspec.msgpack.Decoder(_params)
+
 
 class _Service:
     """The engine of this process, once it is loaded."""
