@@ -22,7 +22,7 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.served_child import ServedChild
 from whisperd.worker.process import Patience, Unwanted, Worker, WorkerDied, open_worker
 from whisperd.worker.protocol import BatchParams, CancelParams, DecodeOptions, LoadParams, WindowResult
-from whisperd_testing import LIMIT_S, batches, loads, run_python
+from whisperd_testing import LIMIT_S, batches, loads
 
 pytestmark = pytest.mark.anyio
 
@@ -450,17 +450,3 @@ async def test_an_answered_cancel_does_not_clear_the_last_warnings(toy: Callable
         await worker.died.wait()
         fault = (await worker.cause_of_death()).fault
         assert fault is not None and fault.code == "memory.not_enough"
-
-
-def test_its_threads_find_all_types_ready_to_decode() -> None:
-    """If two threads are the first to decode a type, at the same time, msgspec crashes."""
-    code = """
-import msgspec
-from whisperd.worker import main, protocol
-types = (protocol.LoadParams, protocol.BatchParams, protocol.CancelParams)
-for name in [name for name in vars(protocol) if not name.startswith("__")]:
-    delattr(protocol, name)  # a type that is not ready can no longer be made ready
-for one in types:
-    msgspec.msgpack.Decoder(one)
-"""
-    run_python(code, env=os.environ)

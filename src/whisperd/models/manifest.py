@@ -46,6 +46,11 @@ class Verified(msgspec.Struct, frozen=True):
     stamp: Stamp
 
 
+# Before threads read files: msgspec crashes if two threads at once are the first to decode a type.
+for _type in (Manifest, Verified):
+    msgspec.json.Decoder(_type)
+
+
 class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):
     """The shape `model` of the wire protocol."""
 

@@ -56,6 +56,10 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     """The version of each, by name."""
 
 
+# Before threads read files: msgspec crashes if two threads at once are the first to decode a type.
+msgspec.json.Decoder(Description)
+
+
 class InstalledBundle(Description, frozen=True, kw_only=True):
     """An installed bundle, complete and checked at installation."""
 

@@ -46,6 +46,10 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return any(one is not None and one.folder == folder for one in (self.current, self.previous))
 
 
+# Before threads read files: msgspec crashes if two threads at once are the first to decode a type.
+msgspec.json.Decoder(Choice)
+
+
 def read_choice(path: Path) -> Choice | None:
     """Return the choice; None if there is none or it cannot be read, so that the shipped version is used."""
     try:
