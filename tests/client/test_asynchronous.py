@@ -147,6 +147,23 @@ async def test_an_error_of_the_program_itself_is_raised_unchanged(
     assert caught.value is error
 
 
+async def test_an_error_of_a_task_that_asyncio_cancels_is_raised_unchanged(shared: RunningDaemon) -> None:
+    async def stop_when_cancelled() -> None:
+        async with aconnect(shared.socket, start=False):
+            is_open.set()
+            try:
+                await anyio.sleep_forever()
+            except asyncio.CancelledError:
+                raise ZeroDivisionError from None
+
+    is_open = anyio.Event()
+    task = asyncio.create_task(stop_when_cancelled())
+    await is_open.wait()
+    task.cancel()
+    with pytest.raises(ZeroDivisionError):
+        await task
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_cancelling_the_task_cancels_the_job(
     shared: RunningDaemon, held: Path, tone: Path, stream: bool

@@ -68,8 +68,13 @@ async def aconnect(
         opened = stack.pop_all()
     try:
         yield client
-    finally:
-        await opened.aclose()  # without the exception of the caller, which our task groups would wrap
+    except BaseException:
+        # Without that exception of the caller, which our task groups would wrap. Nor is it replaced with the
+        # cancellation of what is closed, which anyio raises if asyncio's own `Task.cancel` came before.
+        with suppress(anyio.get_cancelled_exc_class()):
+            await opened.aclose()
+        raise
+    await opened.aclose()
 
 
 @asynccontextmanager
