@@ -76,7 +76,7 @@ def daemon_process(pid: int) -> psutil.Process | None:
 
     with suppress(psutil.Error):
         process = psutil.Process(pid)
-        if any(PurePath(word).stem == "whisperd" for word in process.cmdline()):
+        if any(PurePath(word).name in ("whisperd", "whisperd.exe") for word in process.cmdline()):
             return process
     return None
 

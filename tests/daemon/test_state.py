@@ -201,7 +201,8 @@ class TestForce:
         unstarted = make_daemon()
         folder = state(unstarted)
         folder.mkdir()
-        bystander = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+        command = [sys.executable, "-c", "input()", "whisperd.log"]  # such as a pager
+        bystander = subprocess.Popen(command, stdin=subprocess.PIPE)
         with bystander, FileLock(folder / "daemon.lock"):
             write_running(folder, Running(pid=bystander.pid, socket=unstarted.socket, host="another"))
             done = unstarted.ctl("daemon", "stop", "--force", "--json")
