@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from types import NoneType
 
 import anyio
@@ -66,13 +67,18 @@ async def test_a_child_that_cannot_be_killed_is_left_behind(
     await process.aclose()
 
 
+def waiting_threads() -> list[threading.Thread]:
+    """Return the threads in which asyncio waits for the ends of children, before Python 3.12."""
+    return [one for one in threading.enumerate() if one.name.startswith("asyncio-waitpid")]
+
+
 @pytest.mark.anyio
 async def test_a_command_that_cannot_be_killed_is_left_behind(unkillable: None) -> None:
     ended = await run_command(SLEEP, 0.05, {})
     (process,) = (one for one in psutil.Process().children() if one.cmdline() == SLEEP)
     process.kill()
     assert not ended.ok and "killed after" in ended.words
-    await until(lambda: not psutil.pid_exists(process.pid))
+    await until(lambda: not psutil.pid_exists(process.pid) and not waiting_threads())
     await anyio.wait_all_tasks_blocked()
 
 
@@ -89,6 +95,7 @@ async def test_the_end_of_a_child_that_cannot_be_killed_is_not_waited_for(
         assert await served.ended() == "signal SIGKILL"
         assert served.was_killed
         os.kill(served.pid, signal.SIGKILL)
+        await served._process.wait()
 
 
 @pytest.mark.anyio
@@ -106,3 +113,4 @@ async def test_a_request_to_a_killed_child_does_not_wait_for_its_end(unkillable:
         await anyio.wait_all_tasks_blocked()
         assert served.closed.is_set(), "its end is waited for"
         os.kill(served.pid, signal.SIGKILL)
+        await served._process.wait()
