@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 from collections.abc import Callable
 
 import pytest
 
+from whisperd.cli.commands import daemon as commands
+from whisperd.rpc.errors import WhisperdError
 from whisperd_testing import RunningDaemon
 
 
@@ -90,3 +93,11 @@ def test_a_log_that_is_a_folder_is_an_error(make_daemon: Callable[..., RunningDa
 def test_a_log_cannot_be_followed_as_one_json_document(shared: RunningDaemon) -> None:
     done = shared.ctl("daemon", "logs", "--json", "--follow")
     assert (done.status, done.json["error"]["code"]) == (2, "usage.invalid")
+
+
+def test_the_fix_for_a_daemon_that_does_not_end_names_its_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Otherwise it would kill the usual daemon in its place."""
+    monkeypatch.setattr(commands, "CLEAN_UP_TIMEOUT_S", 0.0)
+    with pytest.raises(WhisperdError, match="does not stop") as caught:
+        commands._wait_for_end(argparse.Namespace(socket="/run/w/d.sock"), os.getpid(), 0.0)
+    assert "`whisperctl --socket /run/w/d.sock daemon stop --force`" in caught.value.fix

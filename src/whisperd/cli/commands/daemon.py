@@ -21,7 +21,7 @@ from whisperd.cli.output import (
 )
 from whisperd.cli.parser import Parser, usage_error, whole_number
 from whisperd.cli.service import add_install, add_uninstall
-from whisperd.paths import make_private_folder
+from whisperd.paths import make_private_folder, socket_path, whisperctl_for
 from whisperd.quantities import size, speed
 from whisperd.rpc.errors import WhisperdError
 
@@ -144,7 +144,7 @@ def start(options: argparse.Namespace) -> None:
         answer = client.daemon.status()
         if answer["stopping"]:  # one that exits after its last jobs is not the daemon that was asked for
             ending = client.daemon.stop()
-            _wait_for_end(ending["pid"], ending["grace_period"])
+            _wait_for_end(options, ending["pid"], ending["grace_period"])
     if answer["stopping"]:
         return start(options)
     confirm(options, answer, f"whisperd is running, process {answer['pid']}, on {answer['socket']}")
@@ -281,7 +281,7 @@ def _stop_gracefully(options: argparse.Namespace) -> dict[str, Any]:
     with connect_as(options, start=False, is_last_call=True) as client:
         answer = client.daemon.stop()
         _warn_of_jobs(options, answer)
-        _wait_for_end(answer["pid"], answer["grace_period"])
+        _wait_for_end(options, answer["pid"], answer["grace_period"])
     return answer
 
 
@@ -305,7 +305,7 @@ def _kill(options: argparse.Namespace) -> dict[str, Any]:
     if (process := daemon_process(running.pid)) is not None:
         with suppress(psutil.NoSuchProcess):
             process.kill()
-        _wait_for_end(running.pid, 0.0)
+        _wait_for_end(options, running.pid, 0.0)
     elif find_running(paths.state_dir()) == running:
         raise WhisperdError(
             "daemon.elsewhere",
@@ -355,7 +355,7 @@ def _warn_of_jobs(options: argparse.Namespace, answer: dict[str, Any]) -> None:
         print_notice(f"{counted(detached, 'detached job')} will continue in the next daemon")
 
 
-def _wait_for_end(pid: int, grace_s: float) -> None:
+def _wait_for_end(options: argparse.Namespace, pid: int, grace_s: float) -> None:
     """Wait until a process has ended. It is not our child, so it can only be polled."""
     import time
 
@@ -365,7 +365,7 @@ def _wait_for_end(pid: int, grace_s: float) -> None:
             raise WhisperdError(
                 "daemon.does_not_end",
                 f"The daemon, process {pid}, does not stop.",
-                "Run `whisperctl daemon stop --force` to kill it.",
+                f"Run `{whisperctl_for(socket_path(options.socket))} daemon stop --force` to kill it.",
             )
         time.sleep(STOP_POLL_S)
 
