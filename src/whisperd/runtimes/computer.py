@@ -91,7 +91,7 @@ class Computer:
         try:
             await self.look_again()
         except Exception:  # no reason to end the daemon; the next call of `hardware` tries again
-            log.exception("the hardware cannot be inspected again")
+            log.exception("looking at the hardware failed unexpectedly")
 
     async def look_again(self) -> Hardware:
         """Inspect the computer now and return its hardware."""
