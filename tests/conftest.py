@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import wave
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -62,17 +64,17 @@ def anyio_backend() -> str:
 @pytest.fixture
 def make_daemon(tmp_path: Path) -> Iterator[Callable[..., RunningDaemon]]:
     """Return a function that makes unstarted daemons in separate folders; stop them after the test."""
-    made: list[RunningDaemon] = []
+    numbers = itertools.count()
+    with ExitStack() as made:
 
-    def make(**options: Any) -> RunningDaemon:
-        folder = tmp_path / f"daemon{len(made)}"
-        folder.mkdir()
-        made.append(RunningDaemon(folder, **options))
-        return made[-1]
+        def make(**options: Any) -> RunningDaemon:
+            folder = tmp_path / f"daemon{next(numbers)}"
+            folder.mkdir()
+            daemon = RunningDaemon(folder, **options)
+            made.callback(daemon.close)
+            return daemon
 
-    yield make
-    for daemon in made:
-        daemon.close()
+        yield make
 
 
 @pytest.fixture

@@ -104,7 +104,7 @@ def _check(preset: WatchPreset) -> None:
     if preset.after != "move" and preset.move_to is not None:
         raise invalid(
             "move_to",
-            "There is a folder to move the recordings to, but they are not to be moved.",
+            "`move_to` names a folder, but `after` does not say that recordings are moved.",
             "Add `--after move`, or leave out `--move-to`.",
         )
     if preset.quiet_hours is not None:
