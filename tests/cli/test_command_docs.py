@@ -55,3 +55,15 @@ def test_the_page_is_complete(command_docs: ModuleType) -> None:
     assert "transcribe\\|translate" in page
     for status in (DONE, FAILED, USAGE, UNREACHABLE, NOT_FOUND, REFUSED, INTERRUPTED):
         assert f"\n| {status} | " in page
+
+
+def test_the_help_names_the_default_priority_of_each_kind_of_job(command_docs: ModuleType) -> None:
+    sections = command_docs.page().split("\n### ")
+    defaults = {
+        section.partition("\n")[0]: section.split("scheduling priority (default: ")[1].partition(")")[0]
+        for section in sections
+        if "scheduling priority" in section
+    }
+    watched = {name for name, default in defaults.items() if default == "bulk"}
+    assert watched == {"`whisperctl watch add`", "`whisperctl watch edit`"}
+    assert defaults["`whisperctl profiles create`"] == "normal"

@@ -41,8 +41,13 @@ JOB_OPTIONS = (
 """Their names on the wire."""
 
 
-def add_job_options(parser: Parser, *, live: bool = False, is_stored: bool = False) -> None:
-    """Add the options. `live` omits those for recordings; `is_stored` is for a profile or watch folder."""
+def add_job_options(
+    parser: Parser, *, live: bool = False, is_stored: bool = False, priority: str = "normal"
+) -> None:
+    """Add the options. `live` omits those for recordings; `is_stored` is for a profile or watch folder.
+
+    `priority` is the default.
+    """
     once = "model name, folder or file; if no runtime has it, it is loaded for this job only"
     stored = "any runtime with this model, instead of --runtime"
     parser.add_argument(
@@ -64,7 +69,7 @@ def add_job_options(parser: Parser, *, live: bool = False, is_stored: bool = Fal
         parser.add_argument(
             "--priority",
             choices=("interactive", "normal", "bulk"),
-            help="scheduling priority (default: normal)",
+            help=f"scheduling priority (default: {priority})",
         )
     parser.add_argument("--prompt", metavar="TEXT", help="text to treat as preceding the recording")
     parser.add_argument("--hotwords", metavar="TEXT", help="names and terms to expect")

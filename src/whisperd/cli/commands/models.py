@@ -39,7 +39,7 @@ def add(parser: Parser) -> None:
     parser.add_verb("show", show, "show the details of models", _add_models)
     parser.add_verb("pull", pull, "download models", _add_pull)
     parser.add_verb("verify", verify, "check every byte of models against their hashes", _add_models)
-    parser.add_verb("remove", remove, "delete models", _add_models)
+    parser.add_verb("remove", remove, "delete models", _add_installed)
     parser.add_verb("path", path, "print where models are stored", _add_models)
     parser.add_verb("import", import_, "copy a model folder or file into the store", _add_path_and_name)
 
@@ -48,8 +48,12 @@ def _add_models(parser: Parser) -> None:
     add_names(parser, "catalogue names, hub repositories (owner/name), or folders and files (./name)")
 
 
+def _add_installed(parser: Parser) -> None:
+    add_names(parser, "names of installed models, as `whisperctl models list` shows them")
+
+
 def _add_pull(parser: Parser) -> None:
-    _add_models(parser)
+    add_names(parser, "catalogue names, or hub repositories (owner/name)")
     parser.epilog = PULL_EXAMPLES
 
 

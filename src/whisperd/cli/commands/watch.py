@@ -159,7 +159,7 @@ def _add_fields(parser: Parser) -> None:
     parser.add_argument(
         "--quiet-hours", metavar="SPAN", help="start no files in this period, such as 22:00-07:00"
     )
-    add_job_options(parser, is_stored=True)
+    add_job_options(parser, is_stored=True, priority="bulk")
 
 
 def add_(options: argparse.Namespace) -> None:
