@@ -28,10 +28,7 @@ class CalibrationTable:
     async def open(self) -> None:
         """Read all calibrations. Unreadable ones are ignored."""
 
-        def work(connection: sqlite3.Connection) -> list[tuple[str]]:
-            return connection.execute("SELECT result FROM calibrations ORDER BY time").fetchall()
-
-        for (text,) in await self._database.run(work):
+        for (text,) in await self._database.execute("SELECT result FROM calibrations ORDER BY time"):
             try:
                 one = msgspec.json.decode(text, type=Calibration)
             except ValueError:

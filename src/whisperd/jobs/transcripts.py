@@ -95,15 +95,8 @@ class TranscriptStore:
 
     async def has_size(self, size_bytes: int) -> bool:
         """Whether there is a transcript of a file of this size; only such a file can have the same bytes."""
-        return await self._database.run(
-            lambda connection: (
-                connection.execute(
-                    "SELECT EXISTS (SELECT 1 FROM transcripts WHERE size = ? AND key IS NOT NULL)",
-                    (size_bytes,),
-                ).fetchone()
-                == (1,)
-            )
-        )
+        query = "SELECT 1 FROM transcripts WHERE size = ? AND key IS NOT NULL LIMIT 1"
+        return bool(await self._database.execute(query, (size_bytes,)))
 
     async def find(self, key: str, path: str | None) -> Transcript | None:
         """Return the transcript with this key, and update where its audio is: `path`."""

@@ -49,13 +49,11 @@ class PresetStore:
     async def update(self, preset: RuntimePreset) -> None:
         """Save the changes to a runtime."""
         statement = f"UPDATE runtimes SET {_SETTINGS} WHERE id = :id"  # noqa: S608 - our columns
-        await self._database.run(lambda connection: connection.execute(statement, _to_row(preset)))
+        await self._database.execute(statement, _to_row(preset))
 
     async def delete(self, id_: str) -> None:
         """Delete a runtime, which must not be the default."""
-        await self._database.run(
-            lambda connection: connection.execute("DELETE FROM runtimes WHERE id = ?", (id_,))
-        )
+        await self._database.execute("DELETE FROM runtimes WHERE id = ?", (id_,))
 
     async def set_default(self, id_: str) -> None:
         """Make a runtime the default instead of the current one."""

@@ -50,19 +50,17 @@ class ProfileStore:
     async def insert(self, profile: Profile) -> None:
         """Save a new profile."""
         statement = f"INSERT INTO profiles ({_LIST}) VALUES ({_PLACES})"  # noqa: S608 - our columns
-        await self._database.run(lambda connection: connection.execute(statement, _to_row(profile)))
+        await self._database.execute(statement, _to_row(profile))
 
     async def update(self, name: str, profile: Profile) -> None:
         """Save the changes to the profile with this name; they may include a new name."""
         statement = f"UPDATE profiles SET {_SETTINGS} WHERE name = :old_name"  # noqa: S608 - our columns
         row = {**_to_row(profile), "old_name": name}
-        await self._database.run(lambda connection: connection.execute(statement, row))
+        await self._database.execute(statement, row)
 
     async def delete(self, name: str) -> None:
         """Delete a profile."""
-        await self._database.run(
-            lambda connection: connection.execute("DELETE FROM profiles WHERE name = ?", (name,))
-        )
+        await self._database.execute("DELETE FROM profiles WHERE name = ?", (name,))
 
 
 def check_profiles(connection: sqlite3.Connection) -> None:

@@ -12,10 +12,10 @@ import itertools
 import logging
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
 from anyio import to_thread
@@ -93,6 +93,10 @@ class Database:
         """
         # Once the thread has started, even a cancelled caller waits for it.
         return await to_thread.run_sync(self._transact, work, limiter=self._thread)
+
+    async def execute(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
+        """Run one statement as a transaction; returns its rows. Raises like `run`."""
+        return await self.run(lambda connection: connection.execute(statement, values).fetchall())
 
     async def erase(self) -> None:
         """Erase all traces of deleted data from the files, which takes longer the more data there is.

@@ -119,15 +119,11 @@ class FileTable:
 
         A NUL, which no file name can contain, is appended to its path.
         """
-
-        def work(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                "UPDATE watch_files SET path = CAST(path || x'00' || id AS BLOB), gone = ?, status = 'done'"
-                " WHERE id = ?",
-                (now_rfc3339(), number),
-            )
-
-        await self._database.run(work)
+        await self._database.execute(
+            "UPDATE watch_files SET path = CAST(path || x'00' || id AS BLOB), gone = ?, status = 'done'"
+            " WHERE id = ?",
+            (now_rfc3339(), number),
+        )
 
     async def mark_gone(self, numbers: Iterable[int]) -> None:
         """Mark these files as missing."""

@@ -45,11 +45,9 @@ class LogTable:
 
     async def read(self, watch: str, limit: int) -> list[dict[str, Any]]:
         """Return the last lines of the log, oldest first."""
-        rows = await self._database.run(
-            lambda connection: connection.execute(
-                "SELECT time, event, path, message FROM watch_log WHERE watch = ? ORDER BY id DESC LIMIT ?",
-                (watch, limit),
-            ).fetchall()
+        rows = await self._database.execute(
+            "SELECT time, event, path, message FROM watch_log WHERE watch = ? ORDER BY id DESC LIMIT ?",
+            (watch, limit),
         )
         return [
             {"time": time, "event": event, "path": path and os.fsdecode(path), "message": message}

@@ -68,19 +68,15 @@ class OutputTable:
 
     async def places_of(self, content_hash: str) -> list[str]:
         """Return the paths at which outputs with this hash were written."""
-        return await self._database.run(
-            lambda connection: [row.path for row in _outputs(connection, "hash = ?", (content_hash,))]
-        )
+        rows = await self._database.execute("SELECT path FROM watch_outputs WHERE hash = ?", (content_hash,))
+        return [os.fsdecode(path) for (path,) in rows]
 
     async def below(self, folder: str) -> list[str]:
         """Return the paths of outputs in a folder and its subfolders."""
         first = os.fsencode(os.path.join(folder, ""))
         beyond = first[:-1] + bytes([first[-1] + 1])
-        return await self._database.run(
-            lambda connection: [
-                row.path for row in _outputs(connection, "path > ? AND path < ?", (first, beyond))
-            ]
-        )
+        query = "SELECT path FROM watch_outputs WHERE path > ? AND path < ?"
+        return [os.fsdecode(path) for (path,) in await self._database.execute(query, (first, beyond))]
 
     async def claim(self, number: int, wanted: Sequence[Wanted]) -> tuple[list[OutputRow], list[OutputRow]]:
         """Reserve a name for each output of a file, and record the content about to be written.
@@ -124,11 +120,7 @@ class OutputTable:
 
     async def forget(self, path: str) -> None:
         """Delete the record of an output."""
-        await self._database.run(
-            lambda connection: connection.execute(
-                "DELETE FROM watch_outputs WHERE path = ?", (os.fsencode(path),)
-            )
-        )
+        await self._database.execute("DELETE FROM watch_outputs WHERE path = ?", (os.fsencode(path),))
 
     async def replace(self, number: int, outputs: Sequence[OutputRow]) -> None:
         """Replace the recorded outputs of a file."""

@@ -37,26 +37,18 @@ class WatchStore:
 
     async def load(self) -> list[WatchPreset]:
         """Return every watch, oldest first."""
-        rows = await self._database.run(
-            lambda connection: connection.execute(
-                "SELECT preset, path FROM watches ORDER BY rowid"
-            ).fetchall()
-        )
+        rows = await self._database.execute("SELECT preset, path FROM watches ORDER BY rowid")
         return [_preset(*row) for row in rows]
 
     async def insert(self, preset: WatchPreset) -> None:
         """Save a new watch."""
         row = (preset.id, os.fsencode(preset.path), _encoded(preset))
-        await self._database.run(
-            lambda connection: connection.execute("INSERT INTO watches VALUES (?, ?, ?)", row)
-        )
+        await self._database.execute("INSERT INTO watches VALUES (?, ?, ?)", row)
 
     async def update(self, preset: WatchPreset) -> None:
         """Save a changed watch."""
         row = (_encoded(preset), preset.id)
-        await self._database.run(
-            lambda connection: connection.execute("UPDATE watches SET preset = ? WHERE id = ?", row)
-        )
+        await self._database.execute("UPDATE watches SET preset = ? WHERE id = ?", row)
 
     async def delete(self, watch: str) -> list[str]:
         """Delete a watch and its ledger, but keep the hashes of its outputs, so that a watch added again for
