@@ -317,13 +317,13 @@ def _sections() -> list[tuple[str, type[msgspec.Struct]]]:
 
 def settings_template(settings: Settings | None = None) -> str:
     """Return the settings as a TOML file with comments. Keys at their default are commented out."""
+    settings = settings or Settings()
     lines = ["# Settings of whisperd. A line that is commented out shows the default.", ""]
     for name, section in _sections():
         lines += [f"# {section.__doc__}", f"[{name}]"]
-        current = getattr(settings, name, None)
         for field in msgspec.structs.fields(section):
-            value = field.default if current is None else getattr(current, field.name)
-            comment = "# " if current is None or value == field.default else ""
+            value = getattr(getattr(settings, name), field.name)
+            comment = "# " if value == field.default else ""
             lines += [f"# {_description(field)}", f"{comment}{field.name} = {_toml(value)}", ""]
     return "\n".join(lines)
 

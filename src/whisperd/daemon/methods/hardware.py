@@ -9,7 +9,7 @@ import msgspec
 
 from whisperd import installed_plugins
 from whisperd.daemon.service import Call
-from whisperd.hardware import Gpus, Hardware, Memory, Processor
+from whisperd.hardware import Gpus, Hardware, Processor
 from whisperd.rpc.messages import NoParams
 from whisperd.runtimes.computer import JudgedVariant
 
@@ -28,7 +28,7 @@ def describe(hardware: Hardware, judged: Sequence[JudgedVariant]) -> dict[str, A
     return {
         "system": hardware.system,
         "processor": hardware.processor and _processor(hardware.processor),
-        "memory": hardware.memory and _memory(hardware.memory),
+        "memory": hardware.memory,
         "gpus": _gpus(hardware.gpus),
         "cuda_libraries": hardware.cuda_libraries,
         "blas": hardware.blas,
@@ -42,10 +42,6 @@ def describe(hardware: Hardware, judged: Sequence[JudgedVariant]) -> dict[str, A
 def _processor(processor: Processor) -> dict[str, Any]:
     cores = {**msgspec.structs.asdict(processor.cores), "usable": processor.cores.usable}
     return {**msgspec.structs.asdict(processor), "cores": cores}
-
-
-def _memory(memory: Memory) -> dict[str, Any]:
-    return {"total": memory.total, "available": memory.available, "source": memory.source}
 
 
 def _gpus(gpus: Gpus) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import os
 from typing import Annotated, Any
 
 import msgspec
-from msgspec import UNSET, Meta
+from msgspec import Meta
 
 from whisperd.daemon.service import Call
 from whisperd.rpc.errors import sendable
@@ -47,8 +47,7 @@ async def add(call: Call, params: AddParams) -> Map:
         raise invalid_params("name either path or path_bytes")
     path = os.fsdecode(params.path_bytes) if params.path_bytes is not None else params.path or ""
     fields = {name: getattr(params, name) for name in WatchChanges.__struct_fields__}
-    changes = WatchChanges(**{name: value for name, value in fields.items() if value is not UNSET})
-    return await _view(call, await call.service.watches.add(path, changes))
+    return await _view(call, await call.service.watches.add(path, WatchChanges(**fields)))
 
 
 async def list_(call: Call, params: NoParams) -> list[Map]:
