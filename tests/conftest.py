@@ -43,9 +43,12 @@ hypothesis.settings.load_profile("whisperd")
 
 
 def pytest_configure() -> None:
-    """Restore SIGINT: a shell makes background jobs ignore Ctrl-C, and our children would inherit that."""
-    if os.name == "posix":
+    """Prepare what all tests and their children inherit."""
+    if os.name == "posix":  # a shell makes background jobs ignore Ctrl-C
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # The servers of the tests are on this computer, where no proxy leads.
+    directly = [os.environ.get("no_proxy") or os.environ.get("NO_PROXY"), "127.0.0.1"]
+    os.environ["NO_PROXY"] = os.environ["no_proxy"] = ",".join(filter(None, directly))
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` looks at the marks

@@ -33,8 +33,6 @@ def hub(surroundings: RunningDaemon, tmp_path: Path) -> Iterator[Hub]:
             "HF_HUB_OFFLINE": "0",
             "HF_HOME": str(tmp_path / "hf"),
             "HF_TOKEN": "",
-            "NO_PROXY": "127.0.0.1",
-            "no_proxy": "127.0.0.1",
             "WHISPERD_MODELS_DIR": str(tmp_path / "store"),
         }
         yield running

@@ -63,9 +63,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.setenv(name, "127.0.0.1")
+def server(wheel: Path) -> Iterator[Server]:
     server = Server(wheel)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

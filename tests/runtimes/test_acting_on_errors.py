@@ -81,8 +81,6 @@ def downloads(make_daemon: MakeDaemon, hub: Hub, tmp_path: Path) -> RunningDaemo
         "HF_HUB_OFFLINE": "0",
         "HF_HOME": str(tmp_path / "hf"),
         "HF_TOKEN": "",
-        "NO_PROXY": "127.0.0.1",
-        "no_proxy": "127.0.0.1",
         "WHISPERD_MODELS_DIR": str(tmp_path / "store"),
     }
     daemon = make_daemon(env=places)
@@ -123,8 +121,6 @@ def bundles(make_daemon: MakeDaemon, index: IndexServer, wheels: Path, tmp_path:
         "PIP_NO_CACHE_DIR": "1",
         "PIP_RETRIES": "0",
         "PIP_RESUME_RETRIES": "0",
-        "NO_PROXY": "127.0.0.1",
-        "no_proxy": "127.0.0.1",
     }
     return make_daemon(env=settings)
 

@@ -201,8 +201,6 @@ def bundles(
         "PIP_NO_CACHE_DIR": "1",
         "PIP_RETRIES": "0",
         "PIP_RESUME_RETRIES": "0",
-        "NO_PROXY": "127.0.0.1",
-        "no_proxy": "127.0.0.1",
     }
     return make_daemon(env=settings)
 

@@ -92,7 +92,7 @@ def test_the_service_inherits_download_variables_without_secrets(monkeypatch: py
     environment = this_place().environment
     assert environment["HTTPS_PROXY"] == "http://proxy:3128"
     assert environment["SSL_CERT_FILE"] == "//nas/openssl@3/ours.pem"
-    assert {one.upper() for one in environment} >= {"NO_PROXY"}
+    assert "localhost" in environment.values()
     assert environment["PIP_INDEX_URL"] == "https://mirror/simple"
     assert {"PIP_CERT", "HF_HUB_CACHE", "OPENBLAS_PATH"} <= environment.keys()
     assert "secret" not in str(environment)
