@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,13 +21,13 @@ pytestmark = pytest.mark.anyio
 
 
 async def test_retiring_continues_after_a_failure(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(resuming, "RETIRE_INTERVAL_S", 0.0)
     failures = [WhisperdError("disk.full", "There is no room.", ""), RuntimeError("a mistake")]
     has_worked = anyio.Event()
 
-    async def retire() -> None:
+    async def retire(_clock_lead_s: float) -> None:
         if failures:
             raise failures.pop(0)
 
@@ -33,7 +35,8 @@ async def test_retiring_continues_after_a_failure(
         has_worked.set()
 
     service: Any = SimpleNamespace(
-        jobs=SimpleNamespace(retire=lambda: None),
+        database=SimpleNamespace(path=tmp_path / "whisperd.sqlite3"),
+        jobs=SimpleNamespace(retire=lambda _clock_lead_s: None),
         job_keeper=SimpleNamespace(retire=retire),
         models=SimpleNamespace(clear_leftovers=anyio.lowlevel.checkpoint),
         natives=SimpleNamespace(clear_leftovers=clear_leftovers),
@@ -45,6 +48,19 @@ async def test_retiring_continues_after_a_failure(
         tasks.cancel_scope.cancel()
     assert "There is no room." in caplog.text
     assert "a mistake" in caplog.text
+
+
+def test_of_the_time_since_the_last_clean_up_at_most_a_week_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock may be years ahead for a while, at every start of the computer."""
+    day_s = 86_400
+    began_s = 20_000 * day_s
+    leads = {}
+    for at_day in (0, 1, 1000, 1001, 2, 3, 8, 40):
+        monkeypatch.setattr(time, "time", lambda now_s=began_s + at_day * day_s: now_s)
+        leads[at_day] = resuming._clock_lead_s(tmp_path / "last") / day_s
+    assert leads == {0: 0, 1: 0, 1000: 992, 1001: 986, 2: 0, 3: 0, 8: 0, 40: 25}
 
 
 async def test_an_upload_is_deleted_once_the_end_of_its_job_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:

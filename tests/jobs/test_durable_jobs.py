@@ -502,7 +502,7 @@ def test_jobs_are_kept_for_as_long_as_the_settings_say(
     daemon.kill()
     daemon.settings("[jobs]\nkeep_days = 0.0000001\n")
     with daemon.start().connect() as client:
-        assert client.jobs.list() == []
+        until(lambda: client.jobs.list() == [])
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import pytest
 
 from job_fakes import FakeDecoders, FakeKeeper, FakeRuntime, FakeRuntimes, an_error
 from whisperd.audio import DecoderPool
+from whisperd.clock import rfc3339_ago
 from whisperd.jobs.identity import FileStamp, check_path, read_stamp
 from whisperd.jobs.job import Job, JobInput, Source
 from whisperd.jobs.journal import JobJournal
@@ -600,6 +601,17 @@ async def test_a_failed_save_of_an_ended_job_is_retried(when: str) -> None:
         keeper.tickets[2].settle()
         house.manager.retire()
         assert len(keeper.tickets) == 3
+
+
+async def test_jobs_are_kept_for_longer_if_the_clock_may_be_ahead() -> None:
+    async with open_house() as house:
+        job = house.submit()
+        await house.end(job)
+        job.ended = rfc3339_ago(91 * 86_400)
+        house.manager.retire(clock_lead_s=2 * 86_400)
+        assert house.manager.remembered() == [job]
+        house.manager.retire()
+        assert house.manager.remembered() == []
 
 
 @pytest.mark.parametrize("is_saved", [False, True])

@@ -274,7 +274,10 @@ async def test_files_are_hashed_only_if_needed(
     assert (job.content_hash is not None) == is_wanted
 
 
-async def test_transcripts_are_kept_for_as_long_as_the_settings_say(house: House) -> None:
+@pytest.mark.parametrize(("clock_lead_days", "kept"), [(0, 1), (1, 2)])
+async def test_transcripts_are_kept_for_as_long_as_the_settings_say(
+    house: House, clock_lead_days: int, kept: int
+) -> None:
     async def recipe_of(*_: object) -> Recipe:
         raise AssertionError
 
@@ -288,9 +291,12 @@ async def test_transcripts_are_kept_for_as_long_as_the_settings_say(house: House
         )
     async with open_saver(house.database) as saver:
         settings = JobSettings(keep_transcripts_days=10)
-        await JobKeeper(JobJournal(saver), house.store, lambda: settings, recipe_of).retire()
-    (found,) = await house.store.search(parse_query("spoken"), 50)
-    assert found.hits[0].text == "Spoken 9.9 days ago."
+        await JobKeeper(JobJournal(saver), house.store, lambda: settings, recipe_of).retire(
+            clock_lead_days * 86_400
+        )
+    found = await house.store.search(parse_query("spoken"), 50)
+    texts = {one.hits[0].text for one in found}
+    assert len(texts) == kept and "Spoken 9.9 days ago." in texts
 
 
 async def test_purged_transcripts_are_in_no_file(house: House) -> None:

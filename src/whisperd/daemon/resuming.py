@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
+import time
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import anyio
+from anyio import to_thread
 
 from whisperd.daemon.leasing import lease_for_job
 from whisperd.jobs.job import Job
@@ -23,6 +28,11 @@ log = logging.getLogger(__name__)
 
 RETIRE_INTERVAL_S: Final = 3600.0
 """How often to delete what has been stored for too long."""
+LONGEST_STEP_S: Final = 7 * 86_400.0
+"""The most time that counts as passed since the last clean-up. A clock that is years ahead until the network
+corrects it, as with a dead battery, thus deletes nothing that would not have been deleted within a week."""
+LAST_CLEANUP: Final = "last-cleanup"
+"""The file whose modification time is that of the last clean-up, as far as time counts as passed."""
 
 
 async def resume_jobs(service: Service, records: Sequence[JobRecord]) -> None:
@@ -53,8 +63,9 @@ async def retire_jobs(service: Service) -> None:
     """Periodically delete what has been stored for longer than the settings say, until cancelled."""
     while True:
         try:
-            service.jobs.retire()
-            await service.job_keeper.retire()
+            lead_s = await to_thread.run_sync(_clock_lead_s, service.database.path.with_name(LAST_CLEANUP))
+            service.jobs.retire(lead_s)
+            await service.job_keeper.retire(lead_s)
             await service.models.clear_leftovers()
             await service.natives.clear_leftovers()
         except WhisperdError as error:
@@ -62,6 +73,19 @@ async def retire_jobs(service: Service) -> None:
         except Exception:  # not a reason to end the daemon
             log.exception("old jobs, transcripts and downloads cannot be deleted")
         await anyio.sleep(RETIRE_INTERVAL_S)
+
+
+def _clock_lead_s(last: Path) -> float:
+    """Return how far the clock may be ahead, and note this clean-up. Blocks."""
+    now_s = time.time()
+    try:
+        counted_s = min(now_s, last.stat().st_mtime + LONGEST_STEP_S)
+    except OSError:  # there was none yet
+        counted_s = now_s
+    with suppress(OSError):  # such as on a full disk
+        last.touch(mode=0o600)
+        os.utime(last, (counted_s, counted_s))
+    return now_s - counted_s
 
 
 def last_uses(records: Sequence[JobRecord]) -> dict[str, str]:

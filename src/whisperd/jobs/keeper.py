@@ -250,10 +250,11 @@ class JobKeeper:
         await self._journal.saver.flush()
         await self._journal.saver.database.erase()
 
-    async def retire(self) -> None:
-        """Delete what is older than the settings allow."""
+    async def retire(self, clock_lead_s: float = 0.0) -> None:
+        """Delete what is older than the settings allow. `clock_lead_s` is how far the clock may be ahead."""
         settings = self._settings()
-        moment = rfc3339_ago(settings.keep_transcripts_days * 86_400) if settings.keep_transcripts else None
+        keep_s = settings.keep_transcripts_days * 86_400 + clock_lead_s
+        moment = rfc3339_ago(keep_s) if settings.keep_transcripts else None
         count = await self.transcripts.forget_before(moment)
         if not settings.keep_transcripts:
             count += await self._journal.drop_all_progress()

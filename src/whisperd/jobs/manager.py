@@ -128,7 +128,7 @@ class JobManager:
         for job in jobs:
             self._history.add(job)
             self._keep_in_memory(job)
-        self.retire()
+        self._forget_excess()
 
     def resume(self, job: Job, lease: Lease, also: Writing | None = None) -> None:
         """Resume a job of an earlier daemon, or one that failed or was cancelled.
@@ -249,12 +249,13 @@ class JobManager:
                 job.end = gone  # nothing else will save its end
         return forgotten, gone
 
-    def retire(self) -> None:
+    def retire(self, clock_lead_s: float = 0.0) -> None:
         """Forget the ended jobs that exceed the age or the number in the settings.
 
-        Also retries failed writes of the others.
+        Also retries failed writes of the others. `clock_lead_s` is how far the clock may be ahead.
         """
-        self.forget(self.ended_before(rfc3339_ago(self._settings().jobs.keep_days * 86_400)))
+        keep_s = self._settings().jobs.keep_days * 86_400
+        self.forget(self.ended_before(rfc3339_ago(keep_s + clock_lead_s)))
         self._forget_excess()
         self._retry_failed_writes(self._history)
 
