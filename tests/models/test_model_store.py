@@ -382,6 +382,48 @@ async def test_removing_keeps_files_that_other_models_share(make: Make, share: P
     assert caught.value.code == "model.not_installed"
 
 
+async def test_a_model_whose_record_cannot_be_read_keeps_its_files(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make()
+    mine = await store.import_model(write_files(tmp_path / "mine", tiny_files(5)), "mine")
+    await store.pull("toy")
+    manifests = tmp_path / "models" / "manifests"
+    (manifests / "._mine.json").write_bytes(b"not a manifest, but an attribute of one")
+    original = Path.read_bytes
+
+    def refuse(self: Path) -> bytes:
+        if self == manifests / "mine.json":
+            raise OSError(errno.EIO, "Input/output error")
+        return original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refuse)
+        assert await store.remove("toy") == 0
+    assert (await store.verify("mine")).path == mine.path
+    assert await store.remove("mine") > mine.size  # the files of `toy` as well
+    assert list((tmp_path / "models" / "blobs").iterdir()) == []
+
+
+async def test_a_lock_of_another_user_does_not_prevent_removal(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = make()
+    await store.import_model(write_files(tmp_path / "mine", tiny_files(5)), "mine")
+    await store.pull("toy")
+    orphan = tmp_path / "models" / "blobs" / ("0" * 64)
+    orphan.write_bytes(b"admitted by a pull that may be running")
+
+    def refuse(path: Path) -> Any:
+        if path.stem == "mine":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return try_lock(path)
+
+    monkeypatch.setattr(storage, "try_lock", refuse)
+    assert await store.remove("toy") > 3_000_000
+    assert orphan.exists() and (await store.verify("mine")).verified
+
+
 async def test_a_file_that_another_process_removes_is_fetched_again(
     make: Make, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, files: dict[str, bytes]
 ) -> None:

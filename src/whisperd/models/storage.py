@@ -14,6 +14,7 @@ repeated, so a crash at any moment leaves the model unchanged or not installed.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import shutil
 import uuid
@@ -32,6 +33,8 @@ from whisperd.models.manifest import Manifest, StoredFile, Verified
 from whisperd.paths import make_private_folder
 
 __all__ = ["Keep", "Mismatch", "Storage", "Unreadable", "link_file"]
+
+log = logging.getLogger(__name__)
 
 Keep = Literal["move", "link", "copy"]
 """How a file gets into the store: moved, linked to its current place, or copied."""
@@ -65,12 +68,7 @@ class Storage:
 
     def manifests(self) -> list[Manifest]:
         """Return every installed model, by name. Raises `OSError` if the folder cannot be read."""
-        try:
-            names = [path.name for path in (self.root / "manifests").iterdir()]
-        except FileNotFoundError:
-            return []
-        keys = sorted(name.removesuffix(".json") for name in names if name.endswith(".json"))
-        return [manifest for key in keys if (manifest := self.manifest(key)) is not None]
+        return [manifest for key in self._keys() if (manifest := self.manifest(key)) is not None]
 
     def manifest(self, key: str) -> Manifest | None:
         """Return the manifest of a model; None if there is none that can be read."""
@@ -218,8 +216,18 @@ class Storage:
         return freed_bytes
 
     def drop(self, unused: set[str]) -> int:
-        """Remove those of these blobs, given by hash, that no model has; return the bytes freed."""
-        used = {file.sha256 for manifest in self.manifests() for file in manifest.files}
+        """Remove those of these blobs, given by hash, that no model has; return the bytes freed.
+
+        While a manifest cannot be read, as on a failing disk, none is removed: its model may have them.
+        """
+        used: set[str] = set()
+        for key in self._keys():
+            manifest = self.manifest(key)
+            if manifest is not None:
+                used.update(file.sha256 for file in manifest.files)
+            elif self._manifest_path(key).exists():  # else it was removed meanwhile
+                log.warning("no model files are deleted: %s cannot be read", self._manifest_path(key))
+                return 0
         freed_bytes = 0
         for blob in map(self._blob_path, unused - used):
             self._proven.pop(blob.name, None)
@@ -248,6 +256,19 @@ class Storage:
 
     # Helpers
 
+    def _keys(self) -> list[str]:
+        """Return the keys of the manifests, sorted. Raises `OSError` if the folder cannot be read."""
+        try:
+            names = [path.name for path in (self.root / "manifests").iterdir()]
+        except FileNotFoundError:
+            return []
+        # macOS adds files such as `._base.json` on network disks.
+        return sorted(
+            name.removesuffix(".json")
+            for name in names
+            if name.endswith(".json") and not name.startswith(".")
+        )
+
     def _prove(self, file: StoredFile) -> None:
         """Check that a blob verified earlier is still right."""
         blob = self._blob_path(file.sha256)
@@ -266,9 +287,12 @@ class Storage:
         """Whether another model is being changed; its blobs may not be in a manifest yet."""
         for path in (self.root / "locks").glob("*.lock"):
             if path.stem != but:
-                with try_lock(path) as is_free:
-                    if not is_free:
-                        return True
+                try:
+                    with try_lock(path) as is_free:
+                        if not is_free:
+                            return True
+                except OSError:  # another user's
+                    return True
         return False
 
     def _blob_path(self, sha256: str) -> Path:
