@@ -17,6 +17,7 @@ import pytest
 
 from spoken import likeness, recordings, with_a_name_spelled, with_non_english_requests, words
 from whisperd.client import Client
+from whisperd.ctranslate2_file import aliases_bytes, head_bytes, read_index, variable_bytes
 from whisperd.rpc.errors import WhisperdError
 from whisperd.worker.process import Worker, open_worker
 from whisperd.worker.protocol import (
@@ -389,6 +390,34 @@ def error_percent(references: list[str], texts: list[str]) -> float:
 
     normalize = EnglishTextNormalizer()
     return 100 * float(jiwer.wer([normalize(one) for one in references], [normalize(one) for one in texts]))
+
+
+def test_a_model_of_128_bands_needs_no_file_that_says_so(client: Client, tmp_path: Path) -> None:
+    """Such a file is often missing from fine-tuned variants of large-v3."""
+    folder = tmp_path / "fine-tuned"
+    folder.mkdir()
+    for file in Path(client.models.pull("tiny.en")["path"]).iterdir():
+        data = _with_128_bands(file) if file.name == "model.bin" else file.read_bytes()
+        (folder / file.name).write_bytes(data)
+    assert not (folder / "preprocessor_config.json").exists()
+    client.transcribe(AUDIO / "jfk.flac", model=str(folder))
+
+
+def _with_128_bands(weights: Path) -> bytes:
+    """Return the weights of a model with 80 bands of sound, with more bands, which count for nothing."""
+    with weights.open("rb") as file:
+        index = read_index(file)
+        parts = [head_bytes(index, len(index.variables))]
+        for name, one in index.variables.items():
+            file.seek(one.offset)
+            data, shape = file.read(one.size_bytes), one.shape
+            if name == "encoder/conv1/weight":
+                row = len(data) // shape[0]
+                more = bytes(row // 80 * 48)
+                data = b"".join(data[place : place + row] + more for place in range(0, len(data), row))
+                shape = (shape[0], 128, shape[2])
+            parts += [variable_bytes(name, one.type, shape, len(data)), data]
+    return b"".join([*parts, aliases_bytes(index)])
 
 
 def test_a_damaged_model_is_never_loaded(client: Client, tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ from faster_whisper.feature_extractor import FeatureExtractor  # noqa: E402
 from faster_whisper.tokenizer import _LANGUAGE_CODES as LANGUAGE_CODES  # noqa: E402
 from faster_whisper.tokenizer import Tokenizer  # noqa: E402
 
-_FEATURE_KEYS = ("feature_size", "sampling_rate", "hop_length", "chunk_length", "n_fft")
+_FEATURE_KEYS = ("sampling_rate", "hop_length", "chunk_length", "n_fft")
 """The spectrogram options of a model; the rest of that file is for other programs."""
 
 
@@ -60,7 +60,9 @@ def load_model(folder: Path, params: LoadParams) -> WhisperModel:
         inter_threads=params.replicas // len(params.device_index) + (params.device == "cpu"),
     )
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-    return WhisperModel(library, tokenizer, FeatureExtractor(**_feature_options(folder)))
+    # Not all models of 128 bands have a file that says so.
+    extract = FeatureExtractor(feature_size=library.n_mels, **_feature_options(folder))
+    return WhisperModel(library, tokenizer, extract)
 
 
 def suppressed_tokens(tokenizer: Tokenizer) -> list[int]:
