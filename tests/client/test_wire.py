@@ -123,7 +123,7 @@ def test_the_reason_for_closing_is_raised(ends: tuple[Wire, socket.socket]) -> N
 
 
 @pytest.mark.parametrize(
-    "said", [b"HTTP/1.1 400 Bad Request\r\n", b"\xc1", b"\x93\x02\xa1\xff\x90", b"\x91" * 100 + b"\xc0"]
+    "said", [b"HTTP/1.1 400 Bad Request\r\n", b"\xc1", b"\x93\x02\xa1\xff\x90", b"\x91" * 2000 + b"\xc0"]
 )
 def test_another_program_at_the_other_end(ends: tuple[Wire, socket.socket], said: bytes) -> None:
     wire, far = ends

@@ -13,6 +13,10 @@ class Echo(Params, frozen=True):
     text: str
 
 
+class Sum(Params, frozen=True):
+    numbers: list[int]
+
+
 meeting = threading.Barrier(2)
 stdio = Stdio.take()
 print("a library that prints while it is imported")
@@ -20,6 +24,10 @@ print("a library that prints while it is imported")
 
 def echo(params):
     return {"text": decode_params(params, Echo).text}
+
+
+def add(params):
+    return sum(decode_params(params, Sum).numbers)
 
 
 def noisy(_params):
@@ -62,6 +70,6 @@ def core_limit(_params):
     return resource.getrlimit(resource.RLIMIT_CORE)[0]
 
 
-methods = (echo, noisy, count, refuse, refuse_strangely, fail, meet, hang, core_limit)
+methods = (echo, add, noisy, count, refuse, refuse_strangely, fail, meet, hang, core_limit)
 handlers = {method.__name__: method for method in methods}
 stdio.serve(handlers, concurrency=int(sys.argv[1]))

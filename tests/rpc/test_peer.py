@@ -10,7 +10,8 @@ import msgpack
 import pytest
 from anyio.abc import UNIXSocketStream
 
-from whisperd.rpc.peer import open_peer
+from whisperd.rpc.framing import TRUSTED_LIMITS
+from whisperd.rpc.peer import PeerClosed, open_peer
 from whisperd_testing import LIMIT_S
 
 pytestmark = [
@@ -48,3 +49,16 @@ async def test_asyncio_cancelling_a_request_half_sent_leaves_the_connection_usab
         assert await asking == "pong"
         with pytest.raises(asyncio.CancelledError):
             await sending
+
+
+async def test_a_message_nested_too_deeply_ends_the_connection() -> None:
+    """Not of a daemon: of another program that listens on its socket."""
+    ours, theirs = socket.socketpair()
+    async with (
+        await UNIXSocketStream.from_socket(ours) as stream,
+        await UNIXSocketStream.from_socket(theirs) as other,
+        open_peer(stream, stream, limits=TRUSTED_LIMITS) as peer,
+    ):
+        await other.send(b"\x93\x02\xa1m" + b"\x91" * 1000 + b"\xc0")
+        with pytest.raises(PeerClosed), anyio.fail_after(LIMIT_S):
+            await peer.request("ping")

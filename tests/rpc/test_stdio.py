@@ -43,6 +43,12 @@ async def test_requests_are_answered_one_after_the_other() -> None:
             assert await peer.request("echo", {"text": text}) == {"text": text}
 
 
+async def test_a_request_may_have_any_number_of_values() -> None:
+    """What was found in a recording of which a thousand parts are transcribed has more than 20,000."""
+    async with open_served() as peer:
+        assert await peer.request("add", {"numbers": [1] * 100_000}) == 100_000
+
+
 async def test_output_of_libraries_does_not_corrupt_the_stream() -> None:
     async with open_served() as peer:
         assert await peer.request("noisy") is None

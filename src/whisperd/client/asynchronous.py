@@ -19,7 +19,6 @@ from whisperd.client.nouns import Nouns
 from whisperd.client.start import open_socket
 from whisperd.client.values import InOrder, Segment, Transcript, end_of_job, is_over
 from whisperd.client.wire import (
-    LIMITS,
     PATIENCE_S,
     PING_AFTER_S,
     closed,
@@ -29,6 +28,7 @@ from whisperd.client.wire import (
 )
 from whisperd.paths import socket_path
 from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.framing import TRUSTED_LIMITS
 from whisperd.rpc.peer import Peer, PeerClosed, open_peer
 from whisperd.rpc.stream import hang_up, open_stream
 from whisperd.tasks import open_task_group
@@ -82,7 +82,7 @@ async def _greeted(path: str, *, start: bool, profile: str | None) -> AsyncItera
     connected = await to_thread.run_sync(lambda: open_socket(path, start=start))
     async with await open_stream(connected, path) as stream:
         client = AsyncClient()
-        peer = open_peer(stream, stream, client._on_notification, LIMITS)
+        peer = open_peer(stream, stream, client._on_notification, TRUSTED_LIMITS)
         async with peer as client._peer, open_task_group() as tasks:
             tasks.start_soon(client._end_events_with_connection)
             with anyio.move_on_after(PATIENCE_S):

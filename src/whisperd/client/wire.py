@@ -12,11 +12,10 @@ import msgpack
 
 from whisperd.paths import whisperctl_for
 from whisperd.rpc.errors import WhisperdError, sendable
-from whisperd.rpc.framing import FrameLimits, FrameReader
+from whisperd.rpc.framing import TRUSTED_LIMITS, FrameReader
 from whisperd.rpc.transport import Connected
 
 __all__ = [
-    "LIMITS",
     "PATIENCE_S",
     "PING_AFTER_S",
     "Wire",
@@ -38,8 +37,6 @@ PING_AFTER_S = 5.0
 PATIENCE_S = 30.0
 """How long it may be silent altogether. Long work does not keep it from answering pings, but where a service
 manager holds the socket, it may still be starting."""
-# The daemon is trusted; the limits only catch a socket that belongs to another program.
-LIMITS = FrameLimits(max_frame_bytes=256 * 2**20, max_depth=32, max_items=50_000_000)
 
 
 class Wire:
@@ -54,7 +51,7 @@ class Wire:
         self._path = path
         self._is_open = True
         self._is_closed = False
-        self._reader = FrameReader(LIMITS)
+        self._reader = FrameReader(TRUSTED_LIMITS)
         self._next_id = 0
         self._silent_s = 0.0
         self._awaited: set[int] = set()

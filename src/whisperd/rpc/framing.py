@@ -3,7 +3,8 @@
 The end of a frame is first found without building a single object (`Unpacker.skip`); then its structure is
 walked, under limits on depth and number of values. Only a frame that passes is decoded, so a hostile peer can
 make us hold `max_frame_bytes` and no more: a frame of 4 MB of empty arrays would otherwise become a quarter
-of a gigabyte of Python lists.
+of a gigabyte of Python lists. Frames of a trusted peer are not walked, which would take longer than decoding
+them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import msgpack
 
 from whisperd.rpc.errors import WhisperdError
 
-__all__ = ["FrameLimits", "FrameReader"]
+__all__ = ["TRUSTED_LIMITS", "FrameLimits", "FrameReader"]
 
 # The first bytes of arrays and maps in the MessagePack specification.
 _FIXMAP, _FIXARRAY = range(0x80, 0x90), range(0x90, 0xA0)
@@ -24,11 +25,19 @@ _MAPS = frozenset({*_FIXMAP, 0xDE, 0xDF})
 
 
 class FrameLimits(NamedTuple):
-    """Limits of one frame: bytes, nesting of arrays and maps, and values in all."""
+    """Limits of one frame: bytes, nesting of arrays and maps, and values in all.
+
+    Without a limit on values, the nesting is not limited either, except by the decoder.
+    """
 
     max_frame_bytes: int = 4 * 1024 * 1024
     max_depth: int = 16
-    max_items: int = 20_000
+    max_items: int | None = 20_000
+
+
+TRUSTED_LIMITS = FrameLimits(max_frame_bytes=256 * 2**20, max_items=None)
+"""For what the daemon sends to its clients and children, such as the transcript of a day. The limit on bytes
+only catches a corrupt stream, or a socket that belongs to another program."""
 
 
 class FrameReader:
@@ -82,6 +91,8 @@ class FrameReader:
     def _check_shape(self, frame: bytes) -> None:
         if frame[0] not in _FIXARRAY:
             raise frame_error("rpc.frame_malformed", "A message is not a MessagePack-RPC array")
+        if self._limits.max_items is None:
+            return
         walker = msgpack.Unpacker(max_buffer_size=len(frame))
         walker.feed(frame)
         remaining = [1]  # values still to come, one entry per open array or map

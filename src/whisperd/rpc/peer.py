@@ -124,6 +124,7 @@ class Peer:
             OSError,
             WhisperdError,
             ValueError,  # a frame that msgspec cannot decode
+            RecursionError,  # or that is nested too deeply for it
         ):
             pass  # disconnected, or the stream is unreadable, which amounts to the same
         finally:

@@ -22,15 +22,12 @@ import msgspec
 
 from whisperd import child
 from whisperd.rpc.errors import UNEXPECTED, WhisperdError
-from whisperd.rpc.framing import FrameLimits, FrameReader
+from whisperd.rpc.framing import TRUSTED_LIMITS, FrameReader
 from whisperd.rpc.messages import Request, decode_message, encode_notification, encode_response
 
 __all__ = ["Handler", "Stdio"]
 
 READ_BYTES = 256 * 1024
-
-# The daemon is trusted; the limit catches a corrupt stream, and leaves room for a batch of audio.
-TRUSTED_LIMITS = FrameLimits(max_frame_bytes=256 * 1024 * 1024)
 
 TRACEBACK_CHARACTERS = 4000
 
