@@ -118,7 +118,8 @@ class JobSettings(_Section, frozen=True):
         bool,
         _key(
             "Store transcripts, for `jobs result` and `search`, and to answer at once when the same audio is "
-            "sent again. If false, a job's text is deleted from the database when it is over."
+            "sent again. If false, none is stored, those that are stored are erased, and an interrupted job "
+            "starts from the beginning."
         ),
     ] = True
     bulk_on_battery: Annotated[
