@@ -75,6 +75,17 @@ def test_a_moved_recording_gets_a_free_name(recording: Path, tmp_path: Path) -> 
     assert names(done) == ["a (2).wav", "a.wav"] and not recording.exists()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="the whole path is limited")
+def test_a_free_name_is_not_too_long(recording: Path, tmp_path: Path) -> None:
+    done = tmp_path / "done"
+    done.mkdir()
+    longest = "é" * 125 + "a.wav"
+    recording = recording.rename(recording.with_name(longest))
+    (done / longest).write_bytes(b"other")
+    moved = move_source(str(recording), str(done))
+    assert moved == str(done / ("é" * 123 + " (2).wav")) and not recording.exists()
+
+
 @pytest.mark.parametrize("has_links", [True, False])
 def test_an_interrupted_move_is_completed(recording: Path, tmp_path: Path, has_links: bool) -> None:
     done = tmp_path / "done"
@@ -113,6 +124,24 @@ def test_a_recording_is_moved_to_another_mount(
     assert move_source(str(recording), str(done)) == str(target)
     assert target.read_bytes() == b"sound" and not recording.exists()
     assert names(done) == sorted({"a.wav", target.name})
+
+
+def test_a_recording_that_does_not_fit_on_another_disk_is_not_copied(
+    recording: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The move is tried again every ten minutes, and the recording may be large."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+
+    copied: list[str] = []
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(shutil, "copy2", lambda source, _target: copied.append(source))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _folder: SimpleNamespace(free=4))
+    with pytest.raises(WhisperdError) as refused:
+        move_source(str(recording), str(tmp_path / "done"))
+    assert refused.value.code == "disk.full" and "recording a.wav" in refused.value.message
+    assert not copied and recording.exists()
 
 
 def test_a_recording_already_at_its_destination_stays(recording: Path, tmp_path: Path) -> None:

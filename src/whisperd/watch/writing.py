@@ -128,14 +128,14 @@ def move_source(source: str, folder: str) -> str:
 
     Repeated after an interruption, it completes what it began. Raises `output.not_writable` and `disk.full`.
     """
-    stem, extension = os.path.splitext(os.path.basename(source))
+    name = os.path.basename(source)
     try:
         _make_folder(folder, os.path.dirname(source))
         if os.path.samefile(os.path.dirname(source), folder):
             return source
+        longest = longest_name(folder)
         for number in range(1, 10_000):
-            name = f"{stem}{extension}" if number == 1 else f"{stem} ({number}){extension}"
-            target = os.path.join(folder, name)
+            target = os.path.join(folder, _numbered(name, number, longest))
             if os.path.lexists(target):
                 if not _is_copy(source, target):
                     continue
@@ -146,8 +146,8 @@ def move_source(source: str, folder: str) -> str:
             _sync_folder(folder)
             return target
     except OSError as error:
-        raise _refused(folder, error) from error
-    raise _exists(os.path.join(folder, stem + extension))
+        raise _refused(os.path.join(folder, name), error, kind="recording") from error
+    raise _exists(os.path.join(folder, name))
 
 
 def remove_leftover(folder: str, name: str) -> None:
@@ -242,6 +242,15 @@ def _give_free_name(source: str, target: str) -> bool:
     return True
 
 
+def _numbered(name: str, number: int, max_bytes: int) -> str:
+    """Return `a.wav`, `a (2).wav` and so on; a stem that would make the name too long loses its end."""
+    stem, extension = os.path.splitext(name)
+    ending = extension if number == 1 else f" ({number}){extension}"
+    while stem and len(os.fsencode(stem + ending)) > max_bytes:
+        stem = stem[:-1]
+    return stem + ending
+
+
 def _is_copy(source: str, target: str) -> bool:
     """Whether the target is the same file under another name, or has the same bytes."""
     if os.path.islink(target) or not os.path.isfile(target):
@@ -266,6 +275,9 @@ def _copy(source: str, target: str) -> bool:
     import shutil
 
     before = os.stat(source)
+    # A recording that does not fit would be copied in vain at every retry. Some network drives report 0.
+    if 0 < shutil.disk_usage(os.path.dirname(target)).free < before.st_size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with _part_in(os.path.dirname(target)) as part:
         if sys.platform == "linux":
             with _new_file(part) as file:
@@ -311,13 +323,15 @@ def _exists(target: str) -> WhisperdError:
     )
 
 
-def _refused(target: str, error: OSError, code: str = "output.not_writable") -> WhisperdError:
+def _refused(
+    target: str, error: OSError, code: str = "output.not_writable", kind: str = "text"
+) -> WhisperdError:
     folder = os.path.dirname(target)
     if disk.refusal(error) == "full":
         from pathlib import PurePath
 
         fix = "Free some space there; whisperd retries automatically."
-        return disk.disk_full("text", os.path.basename(target), PurePath(folder), fix)
+        return disk.disk_full(kind, os.path.basename(target), PurePath(folder), fix)
     return WhisperdError(
         code,
         f"{target} cannot be written: {error.strerror or error}.",
