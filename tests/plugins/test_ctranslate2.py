@@ -420,6 +420,20 @@ def _with_128_bands(weights: Path) -> bytes:
     return b"".join([*parts, aliases_bytes(index)])
 
 
+def test_a_tokenizer_of_another_kind_of_model_is_reported(client: Client, tmp_path: Path) -> None:
+    folder = tmp_path / "odd"
+    shutil.copytree(client.models.pull("tiny.en")["path"], folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_bytes())
+    tokenizer["added_tokens"] = [
+        token for token in tokenizer["added_tokens"] if token["content"] != "<|startoflm|>"
+    ]
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer), "utf-8")
+    with pytest.raises(WhisperdError, match="special tokens") as raised:
+        client.transcribe(AUDIO / "jfk.flac", model=str(folder))
+    assert raised.value.code == "model.load_failed"
+
+
 def test_a_damaged_model_is_never_loaded(client: Client, tmp_path: Path) -> None:
     folder = tmp_path / "damaged"
     folder.mkdir()

@@ -35,6 +35,8 @@ from faster_whisper.tokenizer import Tokenizer  # noqa: E402
 
 _FEATURE_KEYS = ("sampling_rate", "hop_length", "chunk_length", "n_fft")
 """The spectrogram options of a model; the rest of that file is for other programs."""
+_COMMANDS = ("eot", "no_speech", "no_timestamps", "sot", "sot_lm", "sot_prev", "transcribe", "translate")
+"""The attributes of a `Tokenizer` that are special tokens."""
 
 
 class WhisperModel(NamedTuple):
@@ -59,10 +61,18 @@ def load_model(folder: Path, params: LoadParams) -> WhisperModel:
         # Per GPU. On a CPU one more, for `EngineInfo.overtakes`; it costs nothing while idle.
         inter_threads=params.replicas // len(params.device_index) + (params.device == "cpu"),
     )
-    tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer = _load_tokenizer(folder / "tokenizer.json")
     # Not all models of 128 bands have a file that says so.
     extract = FeatureExtractor(feature_size=library.n_mels, **_feature_options(folder))
     return WhisperModel(library, tokenizer, extract)
+
+
+def _load_tokenizer(path: Path) -> Any:
+    tokenizer = tokenizers.Tokenizer.from_file(str(path))
+    commands = Tokenizer(tokenizer, multilingual=False)
+    if any(getattr(commands, name) is None for name in _COMMANDS):
+        raise ValueError("its tokenizer.json lacks some of Whisper's special tokens")
+    return tokenizer
 
 
 def suppressed_tokens(tokenizer: Tokenizer) -> list[int]:
