@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import NamedTuple
 
 __all__ = ["Pause", "Word", "goes_on", "settle", "timed_words"]
@@ -28,6 +28,8 @@ _CONTINUES = frozenset("ー々ゝゞヽヾゃゅょぁぃぅぇぉャュョァ�
 """Letters that no word begins with."""
 _BEFORE_CONSONANT = frozenset("เแโใไເແໂໃໄ\u1039\u17d2")
 """Vowels written before the consonant that they belong to, and marks that stack it (Burmese, Khmer)."""
+_DASHES = frozenset("-\u2013\u2014")
+"""After the end of a sentence, one of these begins what another person says."""
 _UNDECODED = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -74,7 +76,7 @@ def timed_words(
     inside = [min(max(0.0, time_s), duration_s) for time_s in times]
     times = list(accumulate(inside, max))
     words = []
-    for pieces in _words_of(_pieces(tokens, decode)):
+    for pieces in _words_of(list(_pieces(tokens, decode))):
         spoken = [piece for piece in pieces if _is_spoken(piece.text)] or pieces
         likely = [one for piece in spoken for one in probabilities[piece.first : piece.last]]
         words.append(
@@ -153,11 +155,11 @@ def _pieces(tokens: Sequence[int], decode: Callable[[Sequence[int]], str]) -> It
         first = last
 
 
-def _words_of(pieces: Iterator[_Piece]) -> Iterator[list[_Piece]]:
+def _words_of(pieces: Sequence[_Piece]) -> Iterator[list[_Piece]]:
     word: list[_Piece] = []
     text = ""
-    for piece in pieces:
-        if word and _begins_word(text, piece.text):
+    for place, piece in enumerate(pieces):
+        if word and _begins_word(text, _up_to_letters(pieces, place)):
             yield word
             word, text = [], ""
         word.append(piece)
@@ -166,13 +168,24 @@ def _words_of(pieces: Iterator[_Piece]) -> Iterator[list[_Piece]]:
         yield word
 
 
+def _up_to_letters(pieces: Sequence[_Piece], place: int) -> str:
+    """Return the text of a piece and, if that is only a mark, of what follows it without a space."""
+    text = pieces[place].text
+    for piece in islice(pieces, place + 1, None):
+        if _is_spoken(text) or piece.text[:1].isspace():
+            break
+        text += piece.text
+    return text
+
+
 def _begins_word(before: str, after: str) -> bool:
     """Whether `after` begins a new word rather than continuing the word `before`."""
     if not after or not _is_spoken(before):
         return False
     if after[0].isspace():
         mark = after.strip()
-        return not mark or _is_spoken(mark) or _opens(mark[0])
+        is_new_line = mark[:1] in _DASHES and not before[-1].isalnum()
+        return not mark or _is_spoken(mark) or is_new_line or _opens(mark[0])
     last_letter = next(filter(str.isalnum, reversed(before)))
     return _is_new(last_letter, after[0])
 
