@@ -171,6 +171,13 @@ def test_a_sentence_ends_with_the_full_stop_of_its_script(end: str) -> None:
     assert len(paragraphs) == 2
 
 
+@pytest.mark.parametrize("stop", ["Mr.", "J.", "3.", "z.B."])
+def test_no_subtitle_ends_with_an_abbreviation_or_a_short_number(stop: str) -> None:
+    text = f"aaaa bbbb cccc dddd eeee ffff gggg {stop} hhhh iiii jjjj kkkk llll mmmm nnnn oooo pppp"
+    found = cues(transcript((0.0, 9.0, text)).segments, 9.0)
+    assert not any(line.endswith(stop) for cue in found for line in cue.texts)
+
+
 def test_a_text_without_full_stops_still_has_paragraphs() -> None:
     content = render(transcript(*spoken([" one two three four five six seven" * 5] * 30)), "md")
     assert max(map(len, content.split("\n\n"))) < 1500

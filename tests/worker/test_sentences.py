@@ -34,6 +34,8 @@ def texts(sentences: list[list[Word]]) -> list[str]:
         ("यह पहला वाक्य है। यह दूसरा वाक्य है।", ["यह पहला वाक्य है।", "यह दूसरा वाक्य है।"]),
         ("هل هذا هو البيت؟ نعم هذا هو.", ["هل هذا هو البيت؟", "نعم هذا هو."]),
         ("Das war es z.B. nicht allein.", ["Das war es z.B. nicht allein."]),
+        ("Am 3. Oktober des Jahres 1990. Alle kamen.", ["Am 3. Oktober des Jahres 1990.", "Alle kamen."]),
+        ('We met "Capt. Smith" and approx. 20 men.', ['We met "Capt. Smith" and approx. 20 men.']),
     ],
 )
 def test_sentences_end_where_a_reader_expects(text: str, sentences: list[str]) -> None:

@@ -39,7 +39,7 @@ def words(*tokens: str | bytes, times: list[float] | None = None, duration_s: fl
         ("-| Yes|.| ♪", "- Yes. ♪"),
         ("...| and", "... and"),
         ("said| -|Yes|,| ...|and| -|5", "said| -Yes,| ...and| -5"),
-        ("-| Yes|.| -| No|.| –| Why|?", "- Yes.| - No.| – Why?"),
+        ("-| Yes|.| -| No|.| \u2013| Why|?", "- Yes.| - No.| \u2013 Why?"),
         ("今日|は|、|プロ|グラム|「|東京|」|です|。|はい", "今日|は、|プログラム|「東京」|です。|はい"),
         ("人|々|2|0|24|年", "人々|2024|年"),
         ("你好|,|OpenAI|的|朋友", "你好,|OpenAI|的|朋友"),

@@ -21,17 +21,28 @@ _ENDS = ".?!…。！？｡؟۔।॥։።፧။។៕།༎"
 Tibetan."""
 _CLAUSE_ENDS = ",;:–—，、；：،؛՝፣፤၊"
 _CLOSERS = "\"'”’“»›)]」』）"
+_OPENERS = "\"'(„“«"
 _END = re.compile(rf"[{_ENDS}]+ ?[{re.escape(_CLOSERS)}]*$")
 _WIDE_END = re.compile("[。！？｡](?=.)")  # in scripts without spaces
-# A full stop after these, or after a single letter, does not end a sentence.
 _ABBREVIATIONS = frozenset(
-    "mr mrs ms dr prof st jr sr vs etc inc ltd nr e.g i.e a.m p.m u.s u.k z.b d.h bzw usw".split()  # noqa: SIM905
+    """
+    a.m approx bzw ca capt col d.h dr e.g etc gen gov hon i.e inc jr lt ltd mr mrs ms nr p.m prof rep rev sen
+    sgt sr sra st u.k u.s usw vs z.b
+    """.split()  # noqa: SIM905
 )
 
 
 def ends_sentence(text: str) -> bool:
-    """Whether a text ends with a sentence-ending mark, optionally followed by quotation marks or brackets."""
-    return _END.search(text.rstrip()) is not None
+    """Whether a text ends with a sentence-ending mark, optionally followed by quotation marks or brackets.
+
+    A full stop after an abbreviation, an initial or a short number, as in "am 3. Oktober", ends none.
+    """
+    text = text.rstrip()
+    if _END.search(text) is None:
+        return False
+    stem = text.split()[-1].lower().strip("." + _OPENERS + _CLOSERS)
+    is_short = (len(stem) == 1 and stem.isalpha()) or (len(stem) <= 2 and stem.isdecimal())
+    return not (text.endswith(".") and (is_short or stem in _ABBREVIATIONS))
 
 
 def ends_clause(text: str) -> bool:
@@ -59,9 +70,4 @@ def split_sentences(words: Sequence[Word]) -> list[list[Word]]:
 
 
 def _ends_sentence(word: str, after: str) -> bool:
-    word, after = word.strip(), after.strip()
-    if not ends_sentence(word) or after[:1].islower():
-        return False
-    stem = word.lower().rstrip("." + _CLOSERS)
-    is_abbreviation = word.endswith(".") and (stem in _ABBREVIATIONS or (len(stem) == 1 and stem.isalpha()))
-    return not is_abbreviation
+    return ends_sentence(word) and not after.strip()[:1].islower()
