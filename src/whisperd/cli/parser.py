@@ -204,7 +204,7 @@ class Parser(argparse.ArgumentParser):
                 {
                     "action": "store",
                     "metavar": "NAME",
-                    "help": "use this profile (default: $WHISPERD_PROFILE)",
+                    "help": "use this profile (default for transcribe and dictate: $WHISPERD_PROFILE)",
                 },
             ),
             (("--no-start",), {"help": "do not start the daemon if it is not running"}),
