@@ -42,6 +42,8 @@ def main() -> None:
     write_surround(out / "surround.wav", samples)
     write_tracks(out / "tracks.wav", samples)
     write_track(out / "track.wav", samples)
+    write_rear(out / "rear.wav", samples)
+    write_sphere(out / "sphere.webm", samples)
     write_opposite(out, samples)
     write_impossible(out / "impossible.wav", samples)
     write_disguised(out / "disguised.wav", samples)
@@ -165,6 +167,29 @@ def write_track(path, samples):
     values = np.zeros((len(samples), 6), "<i2")
     values[:, 3] = np.clip(samples, -1, 1) * 32767
     path.write_bytes(wav(values.tobytes(), 1, 6, RATE, 16))
+
+
+def write_rear(path, samples):
+    """Two channels that are said to be heard from the sides, with no channel in front."""
+    import numpy as np
+
+    values = (np.clip(samples, -1, 1) * 32767).astype("<i2").repeat(2)
+    content = wav(values.tobytes(), 0xFFFE, 2, RATE, 16)
+    extension = struct.pack("<HHI", 22, 16, 0x600) + bytes.fromhex("0100000000001000800000aa00389b71")
+    size = struct.pack("<I", 16 + len(extension))
+    path.write_bytes(content[:16] + size + content[20:36] + extension + content[36:])
+
+
+def write_sphere(path, samples):
+    """Ambisonic sound of four channels, as cameras for all directions record it."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libopus", rate=RATE, layout="quad", options={"mapping_family": "255"})
+        encode(container, stream, samples, 0.0, {})
+    content = bytearray(path.read_bytes())
+    content[content.index(b"OpusHead") + 18] = 2  # the mapping family; else its header is the same
+    path.write_bytes(content)
 
 
 def write_opposite(folder, samples):

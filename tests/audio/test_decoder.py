@@ -111,6 +111,8 @@ KENNEDY = (0.07, 10.7)
         ("cinema.m4a", "mp4", "aac"),  # eight channels
         ("tracks.wav", "wav", "pcm_s16le"),  # ten
         ("track.wav", "wav", "pcm_s16le"),  # one of six
+        ("rear.wav", "wav", "pcm_s16le"),
+        ("sphere.webm", "webm", "opus"),
         ("opposite.wav", "wav", "pcm_s16le"),
         ("opposite_floats.wav", "wav", "pcm_f32le"),
         ("opposite.m4a", "mp4", "aac"),

@@ -34,7 +34,7 @@ class Resampler:
     def __init__(self, layout: str, position: int) -> None:
         self._layout = av.AudioLayout(layout)
         self._resampler: Any = None
-        self._is_averaged = False  # rather than mixed according to the layout
+        self._averaged = 0  # the number of channels to average; 0: all are mixed according to the layout
         self._input: tuple[str, str, int] | None = None  # sample format, channel layout, rate
         self._input_samples = 0  # since the last flush
         self._flushed = position  # samples put out up to the last flush
@@ -65,8 +65,8 @@ class Resampler:
         if shape != self._input:
             yield from self.flush()
             self._input = shape
-            self._is_averaged = self._layout.nb_channels == 1 and _is_unplaced(frame.layout)
-            layout = frame.layout if self._is_averaged else self._layout
+            self._averaged = _to_average(frame.layout) if self._layout.nb_channels == 1 else 0
+            layout = frame.layout if self._averaged else self._layout
             self._resampler = av.AudioResampler(format="s16", layout=layout, rate=SAMPLE_RATE)
         self._input_samples += frame.samples
         frame.pts = None  # the timeline is tracked elsewhere
@@ -101,8 +101,8 @@ class Resampler:
             if resampled is not None and resampled.samples:
                 self._put_out += resampled.samples
                 block = resampled.to_ndarray().reshape(resampled.samples, -1)
-                if self._is_averaged:
-                    block = block.mean(axis=1, keepdims=True).astype(np.int16)
+                if self._averaged:
+                    block = block[:, : self._averaged].mean(axis=1, keepdims=True).astype(np.int16)
                 yield np.ascontiguousarray(block.T)
 
 
@@ -175,10 +175,20 @@ def silence(channels: int, samples: int) -> Iterator[Any]:
         yield np.zeros((channels, min(SILENCE_PIECE_SAMPLES, samples - first)), np.int16)
 
 
-def _is_unplaced(layout: Any) -> bool:
-    """Whether the positions of the channels are unknown, as in files of multitrack recorders."""
+def _to_average(layout: Any) -> int:
+    """Return how many channels, from the first on, are averaged instead of mixed by ffmpeg; 0: none.
+
+    Their positions are unknown, as in files of multitrack recorders, or so unusual that ffmpeg refuses to mix
+    them, such as two rear channels alone. The first channel of ambisonic sound has everything; the others
+    would cancel what comes from some directions.
+    """
     name: str = layout.name
-    return layout.nb_channels > MAX_UNPLACED_CHANNELS and name == f"{layout.nb_channels} channels"
+    count: int = layout.nb_channels
+    if name.startswith("ambisonic"):
+        return 1
+    if name == f"{count} channels":
+        return count if count > MAX_UNPLACED_CHANNELS else 0
+    return count if name == "binaural" or name.startswith(f"{count} channels (") else 0
 
 
 def _shape(frame: Any) -> tuple[str, str, int]:
