@@ -154,6 +154,19 @@ async def test_many_channels_are_heard_by_themselves(
         assert loudness(window.pcm) > 500
 
 
+async def test_more_channels_than_can_be_heard_by_themselves_can_be_mixed(
+    pool: DecoderPool, tmp_path: Path
+) -> None:
+    path = tmp_path / "choir.wav"
+    with wave.open(str(path), "wb") as file:
+        file.setparams((17, 2, 16_000, 0, "NONE", ""))
+        file.writeframes(bytes(2 * 17 * 16_000))
+    error = await refusal(pool, path, channels="split")
+    assert (error.code, error.data["channels"]) == ("audio.too_many_channels", 17)
+    assert "`--channels mix`" in error.fix
+    assert (await decode(pool, path, channels="mix")).decoded.duration == pytest.approx(1, abs=0.02)
+
+
 async def events(pool: DecoderPool, path: Path, **options: object) -> list[object]:
     """All that is told of a file, but how far it is."""
     async with pool.decode(DecodeParams(path=str(path), **options)) as decoding:  # type: ignore[arg-type]
@@ -214,6 +227,36 @@ async def test_a_track_that_cannot_be_decoded_is_not_replaced_by_another(
     error = await refusal(pool, media / "half_known.mka", track=1)
     assert (error.code, error.message[:7]) == ("audio.unsupported", "Track 1")
     assert (await decode(pool, media / "half_known.mka", track=2)).windows
+
+
+def test_parts_of_a_file_that_cannot_be_sought_in_are_refused(media_bundle: Path, media: Path) -> None:
+    code = """
+import errno, sys
+sys.path.insert(0, sys.argv[1])
+from whisperd.audio.clips import Clip
+from whisperd.audio.media import open_media
+from whisperd.rpc.errors import WhisperdError
+
+class OneWay:
+    def __init__(self, container):
+        self._container = container
+
+    def __getattr__(self, name):
+        return getattr(self._container, name)
+
+    def seek(self, *_, **__):
+        raise OSError(errno.ESPIPE, "Illegal seek")
+
+with open_media(sys.argv[2]) as opened:
+    opened._container = OneWay(opened._container)
+    try:
+        list(opened.clip_blocks(Clip(8.0, None)))
+    except WhisperdError as error:
+        print(error.code, error.data["path"] == sys.argv[2], bool(error.fix))
+    print(sum(block.shape[1] for block in opened.blocks()) // 16_000)
+"""
+    said = run_python(code, str(media_bundle), str(media / "speech.mp3"), env=os.environ)
+    assert said.split() == ["audio.not_seekable", "True", "True", "11"]
 
 
 def test_a_disk_that_fails_is_not_taken_for_a_damaged_file(media_bundle: Path, media: Path) -> None:

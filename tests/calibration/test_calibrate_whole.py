@@ -143,8 +143,9 @@ def test_a_result_survives_a_restart_until_it_is_forgotten(many: Many, model: st
         assert client.calibration.forget(model) == {"model": model, "forgotten": 1}
         client.runtimes.unload("one")
         assert client.runtimes.load("one")["variant"] == "many-slow"
-        with pytest.raises(WhisperdError, match="has not been calibrated"):
+        with pytest.raises(WhisperdError) as refused:
             client.calibration.show(model)
+        assert refused.value.code == "calibration.none"
         client.daemon.stop()
     daemon.wait()
 

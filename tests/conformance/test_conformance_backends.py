@@ -124,7 +124,9 @@ def test_an_unusable_plugin_is_explained(env: dict[str, str], tmp_path: Path) ->
 
 
 def test_an_unknown_variant(env: dict[str, str]) -> None:
-    assert "toy-cpu" in refused("toy", "--variant", "toy-cuda", env=env)["fix"]
+    error = refused("toy", "--variant", "toy-cuda", env=env)
+    assert error["code"] == "plugin.no_variant"
+    assert "toy-cpu" in error["fix"]
 
 
 def test_wrong_usage(env: dict[str, str]) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -8,6 +9,7 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -385,6 +387,23 @@ class TestRemove:
     ) -> None:
         await store.remove(installed)
         await store.remove(installed)
+
+    async def test_one_in_use_on_windows_is_kept(
+        self, store: NativeStore, installed: InstalledBundle, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """There, a folder with open files cannot be renamed."""
+
+        def refuse(path: Path, _target: Path) -> None:
+            raise PermissionError(errno.EACCES, "The process cannot access the file", str(path))
+
+        with monkeypatch.context() as windows:
+            windows.setattr(Path, "replace", refuse)
+            windows.setattr(natives_store, "os", SimpleNamespace(**{**vars(os), "name": "nt"}))
+            with pytest.raises(WhisperdError) as caught:
+                await store.remove(installed)
+        assert caught.value.code == "native.in_use"
+        assert "daemon stop" in caught.value.fix
+        assert await store.verify(installed) == ()
 
     async def test_other_versions_are_kept(
         self, store: NativeStore, bundle: Bundle, wheels: Path, index: IndexServer

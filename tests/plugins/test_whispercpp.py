@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import msgspec
 import pytest
 
 from spoken import likeness, recordings, with_a_name_spelled, with_non_english_requests, words
@@ -242,6 +243,22 @@ def test_an_unwanted_window_is_aborted_and_the_next_is_unaffected(
     told = run_python(GIVING_UP, str(bundle), params.model_path, str(sound), env=os.environ)
     # Asked before the window, after the encoder, after the first tokens; and once more for why it ended.
     assert json.loads(told) == [[1, True, True], *([asked, True, True] for asked in (3, 4, 7))]
+
+
+@pytest.mark.parametrize(("name", "value"), [("device", "cuda"), ("compute_type", "bfloat16")])
+def test_an_unsupported_device_or_compute_type_is_refused(
+    loaded: tuple[Path, LoadParams], name: str, value: str
+) -> None:
+    bundle, params = loaded[0], msgspec.structs.replace(loaded[1], **{name: value})
+
+    async def load() -> None:
+        async with open_worker(bundle, "whisperd_whispercpp.engine:load", params):
+            pytest.fail("the model was loaded")
+
+    with pytest.raises(WhisperdError) as raised:
+        anyio.run(load)
+    assert raised.value.code == "engine.unsupported"
+    assert value in raised.value.message and raised.value.fix
 
 
 @with_non_english_requests

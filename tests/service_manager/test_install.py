@@ -207,6 +207,15 @@ def test_a_failed_install_leaves_no_files(user: User) -> None:
     assert files_below(user.units) == set()
 
 
+def test_a_folder_of_units_that_cannot_be_created(user: User) -> None:
+    user.units.parent.mkdir(parents=True)
+    user.units.symlink_to("on an unplugged disk")
+    done = user.ctl("daemon", "install", "--json")
+    assert (done.status, done.json["error"]["code"]) == (1, "service.not_writable")
+    assert str(user.units) in done.json["error"]["message"] and done.json["error"]["fix"]
+    assert not any("enable" in command for command in user.asked())
+
+
 def test_clients_start_the_daemon_themselves_if_the_manager_fails(user: User) -> None:
     user.ctl("daemon", "install")
     user.ctl("daemon", "stop")
