@@ -212,6 +212,7 @@ def small_memory() -> Iterator[Callable[[int], None]]:
     own = root / memberships["memory" if version_1 else ""].lstrip("/")
     group = own / f"whisperd-test-{uuid.uuid4().hex[:8]}"
     limit = group / ("memory.limit_in_bytes" if version_1 else "memory.max")
+    swap = group / ("memory.swappiness" if version_1 else "memory.swap.max")
 
     def confine(pid: int) -> None:
         (group / "cgroup.procs").write_text(str(pid))
@@ -224,6 +225,8 @@ def small_memory() -> Iterator[Callable[[int], None]]:
         if not limit.exists():
             pytest.skip("the memory of this group of processes cannot be limited")
         limit.write_text(str(800 * 2**20))
+        if swap.exists():
+            swap.write_text("0")
         yield confine
     finally:
         group.rmdir()
