@@ -20,6 +20,8 @@ from toy_models import REPO, catalogue_of, content, tiny_files, toy_entry
 
 from toy_runtime import until
 from whisperd.models import ModelStore
+from whisperd.models.hub_errors import explain
+from whisperd.models.messages import FetchRequest
 from whisperd.models.names import key_of
 from whisperd.models.sources import HubSettings, HubSource
 from whisperd.progress import Progress
@@ -422,6 +424,26 @@ async def test_an_unreachable_hub_is_reported(
 ) -> None:
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
     assert (await failure(make_store())).code == "network.unreachable"
+
+
+async def test_unreadable_certificates_are_reported(
+    hub: Hub, make_store: MakeStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for text in (None, "no certificate"):
+        if text is not None:
+            (tmp_path / "certificates").write_text(text)
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificates"))
+        error = await failure(make_store())
+        assert error.code == "network.untrusted" and str(tmp_path / "certificates") in error.message
+
+
+async def test_a_refused_certificate_is_not_an_unreachable_hub() -> None:
+    error = ConnectionError(
+        "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: self-signed certificate"
+    )
+    failed = explain(error, FetchRequest(repo=REPO))
+    assert failed.code == "network.untrusted"
+    assert "self-signed" in failed.message and "SSL_CERT_FILE" in failed.fix
 
 
 async def test_a_hub_that_never_answers_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

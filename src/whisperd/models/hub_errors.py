@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import ssl
 
 from huggingface_hub.errors import (
     FileMetadataError,
@@ -58,6 +60,12 @@ def explain(error: Exception, request: FetchRequest) -> Failed:
         data["status"] = error.response.status_code
     elif isinstance(error, OSError) and refusal(error) == "full":
         code, message, fix = "disk.full", "the disk is full", "Free some space and try again."
+    elif problem := _certificate_problem(error):
+        code, message = "network.untrusted", problem
+        fix = (
+            "Set SSL_CERT_FILE to a file with your network's certificate, or unset it if there is none; then"
+            " run `whisperctl daemon restart` and try again."
+        )
     elif isinstance(error, ConnectionError) or _is_transport(error):
         code, message = "network.unreachable", f"it cannot be reached ({_reason(error)})"
         fix = (
@@ -103,6 +111,17 @@ def _explain_status(error: HfHubHTTPError, request: FetchRequest) -> tuple[str, 
         code, message = "hub.failed", f"it refused the request (HTTP {status})"
         fix = "Check HF_ENDPOINT, run `whisperctl daemon restart` and try again."
     return code, message, fix
+
+
+def _certificate_problem(error: Exception) -> str | None:
+    """Return why the hub is not trusted, as a clause; None if the cause is another one."""
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        return f"its certificate was refused ({_reason(error)})"
+    named = os.environ.get("SSL_CERT_FILE")
+    is_unreadable = isinstance(error, OSError) and not os.access(named or "", os.R_OK)
+    if named and (is_unreadable or isinstance(error, ssl.SSLError)):
+        return f"the certificates in SSL_CERT_FILE cannot be read: {named}"
+    return None
 
 
 def _is_portal(error: Exception) -> bool:
