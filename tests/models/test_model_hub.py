@@ -446,6 +446,17 @@ async def test_a_refused_certificate_is_not_an_unreachable_hub() -> None:
     assert "self-signed" in failed.message and "SSL_CERT_FILE" in failed.fix
 
 
+@pytest.mark.parametrize("scheme", ["socks", "socks5"])
+async def test_a_proxy_that_cannot_be_used_is_reported(
+    hub: Hub, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch, scheme: str
+) -> None:
+    """GNOME sets ALL_PROXY to such an address, in addition to HTTPS_PROXY."""
+    monkeypatch.setenv("ALL_PROXY", f"{scheme}://127.0.0.1:9")
+    error = await failure(make_store())
+    assert error.code == "network.unreachable"
+    assert "proxy" in error.message and "ALL_PROXY" in error.fix
+
+
 async def test_a_hub_that_never_answers_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listener = await anyio.create_tcp_listener(local_host="127.0.0.1")
     port = listener.extra(anyio.abc.SocketAttribute.local_port)

@@ -66,6 +66,12 @@ def explain(error: Exception, request: FetchRequest) -> Failed:
             "Set SSL_CERT_FILE to a file with your network's certificate, or unset it if there is none; then"
             " run `whisperctl daemon restart` and try again."
         )
+    elif isinstance(error, ImportError | ValueError) and "proxy" in str(error).lower():
+        code, message = "network.unreachable", f"its proxy cannot be used ({_reason(error)})"
+        fix = (
+            "Set HTTPS_PROXY to an HTTP proxy, unset ALL_PROXY, run `whisperctl daemon restart` and try"
+            " again."
+        )
     elif isinstance(error, ConnectionError) or _is_transport(error):
         code, message = "network.unreachable", f"it cannot be reached ({_reason(error)})"
         fix = (
