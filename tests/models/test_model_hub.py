@@ -103,6 +103,20 @@ async def test_the_token_is_sent_to_the_hub_and_not_to_its_storage(
     assert {sent for _, path, sent in hub.requests if path.startswith("/storage/")} == {None}
 
 
+async def test_an_expired_token_is_reported(
+    hub: Hub, make_store: MakeStore, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The hub refuses it even for public models."""
+    hub.add(REPO, files)
+    hub.answers.append(
+        Answer("/api/", 401, {"X-Error-Message": "Invalid credentials in Authorization header"})
+    )
+    monkeypatch.setenv("HF_TOKEN", "expired")
+    error = await failure(make_store())
+    assert error.code == "hub.unauthorised"
+    assert "token" in error.message and "public models need none" in error.fix
+
+
 @pytest.mark.parametrize("revision", ["v1.0", "refs/pr/1"])
 async def test_a_revision_can_be_named(hub: Hub, make_store: MakeStore, revision: str) -> None:
     hub.refs[revision] = hub.add(REPO, tiny_files(1))

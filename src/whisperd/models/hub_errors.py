@@ -99,6 +99,12 @@ def _explain_status(error: HfHubHTTPError, request: FetchRequest) -> tuple[str, 
     elif isinstance(error, RemoteEntryNotFoundError):
         code, message = "hub.not_found", f"a file of {repo} no longer exists"
         fix = "Name another repository or revision."
+    elif status == 401 and "Authorization" in error.response.request.headers:  # even for a public model
+        code, message = "hub.unauthorised", "it refuses your token, which may have expired"
+        fix = (
+            "Set HF_TOKEN to a valid token (for a service, in a drop-in), or unset it and run `hf auth"
+            " logout`: public models need none. Then run `whisperctl daemon restart`."
+        )
     elif status in (401, 403):
         code, message = "hub.unauthorised", f"access to {repo} is refused: it is private, or does not exist"
         fix = (
