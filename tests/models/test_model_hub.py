@@ -433,11 +433,13 @@ async def test_a_repository_in_another_format_is_refused(hub: Hub, make_store: M
     assert error.code == "model.unsupported_format" and "model.bin" in error.message
 
 
+@pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "mirror.invalid", ""])
 async def test_an_unreachable_hub_is_reported(
-    hub: Hub, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch
+    hub: Hub, make_store: MakeStore, monkeypatch: pytest.MonkeyPatch, endpoint: str
 ) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
-    assert (await failure(make_store())).code == "network.unreachable"
+    monkeypatch.setenv("HF_ENDPOINT", endpoint)
+    error = await failure(make_store())
+    assert error.code == "network.unreachable" and "HF_ENDPOINT" in error.fix
 
 
 async def test_unreadable_certificates_are_reported(

@@ -74,8 +74,9 @@ def explain(error: Exception, request: FetchRequest) -> Failed:
         )
     elif isinstance(error, ConnectionError) or _is_transport(error):
         code, message = "network.unreachable", f"it cannot be reached ({_reason(error)})"
+        places = "the network, HF_ENDPOINT" if "HF_ENDPOINT" in os.environ else "the network"
         fix = (
-            "Check the network and the proxy settings, then try again; or copy the model to this computer"
+            f"Check {places} and the proxy settings, then try again; or copy the model to this computer"
             " yourself and run `whisperctl models import PATH`."
         )
     else:
