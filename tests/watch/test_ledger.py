@@ -31,6 +31,11 @@ def test_a_file_with_a_different_identity_is_unknown(identity: Identity) -> None
     assert recognise(Seen("a.wav", identity), row(), [], lambda _: True).verdict == "unknown"
 
 
+def test_a_file_on_a_disk_with_another_device_number_is_recognised() -> None:
+    seen = Seen("a.wav", Identity("9:1", 1000, 5))
+    assert recognise(seen, row(), [], lambda _: True).verdict == "same"
+
+
 def test_a_renamed_file_is_recognised() -> None:
     assert recognise(Seen("b.wav", SAME), None, [row()], lambda _: False) == ("moved", row())
 

@@ -15,6 +15,7 @@ import pytest
 
 from whisperd.rpc.errors import WhisperdError
 from whisperd.watch import followup, scanner, writing
+from whisperd.watch.ledger import Identity
 from whisperd.watch.names import Selection
 from whisperd.watch.preset import WatchPreset
 from whisperd.watch.scanner import classify, folder_inode, look_at, walk
@@ -322,6 +323,18 @@ def test_a_folder_swapped_after_the_check_protects_what_it_leads_to(
     assert line.event == ("deleted" if after == "delete" else "moved away")
     assert (ours / "a.wav").read_bytes() == b"precious" and not (tmp_path / "elsewhere" / "a.wav").exists()
     assert after == "delete" or (done / "inbox" / "a.wav").read_bytes() == b"sound"
+
+
+def test_a_recording_stays_the_same_if_its_disk_gets_another_device_number(recording: Path) -> None:
+    seen = look_at(str(recording.parent), recording.name)
+    assert seen is not None
+    inode = seen.identity.inode.partition(":")[2]
+    before, another = (
+        Identity(one, seen.identity.size_bytes, seen.identity.modified_ns)
+        for one in (f"ffff:{inode}", "ffff:0")
+    )
+    assert scanner.is_same(str(recording.parent), recording.name, before)
+    assert not scanner.is_same(str(recording.parent), recording.name, another)
 
 
 def test_temporary_files_of_dead_processes_are_removed(tmp_path: Path) -> None:

@@ -539,3 +539,27 @@ async def test_a_file_with_an_ignored_name_for_a_moment_is_still_transcribed(
         job.over.set()
         await until_done(watches, preset.id)
         assert (inbox / "b.en.txt").exists() and len(watches.jobs.taken) == looks
+
+
+async def test_files_on_a_disk_with_another_device_number_are_not_read_again(
+    tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk may get another one whenever it is mounted; on btrfs and NFS, also after each start."""
+    read: list[str] = []
+    put(inbox, "a.wav")
+    async with open_watches(tmp_path) as watches:
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        await until_done(watches, preset.id)
+        await watches.store.run(
+            lambda connection: connection.execute(
+                "UPDATE watch_files SET inode = 'ffff' || substr(inode, instr(inode, ':'))"
+            )
+        )
+    monkeypatch.setattr(scanner, "hash_unchanged", lambda path, *_given: read.append(path))
+    async with open_watches(tmp_path) as watches:
+        await watches.manager.scan(preset.id)
+        (inbox / "a.wav").rename(inbox / "b.wav")
+        await watches.manager.scan(preset.id)
+        await until_done(watches, preset.id)
+        assert (inbox / "b.en.txt").exists() and not (inbox / "a.en.txt").exists()
+    assert not read

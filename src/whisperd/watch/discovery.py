@@ -271,6 +271,13 @@ class Discovery:
         recognised = await folder.in_thread(
             lambda: [(one[0], scanner.recognised(self._path, *one)) for one in looked_up]
         )
+        renumbered = {
+            row.id: seen.identity
+            for seen, (verdict, row) in recognised
+            if row is not None and verdict == "same" and row.identity != seen.identity
+        }
+        if renumbered:
+            await self._store.files.renumber(renumbered)
         # Renamed files first: another file may have the old name now.
         recognised.sort(key=lambda one: one[1].verdict != "moved")
         latest = rfc3339_ago(-max(self._settings().retry_delay_s, LONGEST_DELAY_S))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -98,6 +98,15 @@ class FileTable:
         def work(connection: sqlite3.Connection) -> None:
             update_file(connection, number, **values)
             _add_logs(connection, number, log)
+
+        await self._database.run(work)
+
+    async def renumber(self, identities: Mapping[int, Identity]) -> None:
+        """Record the identities of unchanged files, by id, on a disk that has another device number now."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            for number, identity in identities.items():
+                update_file(connection, number, identity=identity)
 
         await self._database.run(work)
 

@@ -2,7 +2,7 @@
 
 A file is identified by its content, not its name: by device and inode, size and modification time or, where
 these differ, by the SHA-256 of its bytes. So a renamed file is not processed again, an edited one is, and
-file systems that report a new inode each time do no harm.
+file systems that report a new inode each time do no harm. Under an unchanged name, the device does not count.
 """
 
 from __future__ import annotations
@@ -43,6 +43,11 @@ class Identity(msgspec.Struct, frozen=True):
     """Device and inode number."""
     size_bytes: int
     modified_ns: int
+
+    def is_unchanged(self, now: Identity) -> bool:
+        """Whether this is still the same file. Its disk may have another device number after each mount."""
+        ours, theirs = (one.inode.partition(":")[2] for one in (self, now))
+        return (ours, self.size_bytes, self.modified_ns) == (theirs, now.size_bytes, now.modified_ns)
 
 
 def device_of(inode: str) -> str:
@@ -96,7 +101,7 @@ def recognise(
     `is_there` says whether such a path still leads to this inode.
     """
     if known is not None:
-        return Recognition("same" if known.identity == seen.identity else "unknown", known)
+        return Recognition("same" if known.identity.is_unchanged(seen.identity) else "unknown", known)
     for other in others:
         if other.identity.inode != seen.identity.inode:
             continue

@@ -75,7 +75,7 @@ def look_at(root: str, path: str) -> Seen | None:
 def is_same(root: str, path: str, identity: Identity) -> bool:
     """Whether a file of a folder exists and is unchanged."""
     seen = look_at(root, path)
-    return seen is not None and seen.identity == identity
+    return seen is not None and identity.is_unchanged(seen.identity)
 
 
 def walk(

@@ -253,7 +253,7 @@ async def _is_replaced(folder: WatchFolder, row: FileRow) -> bool:
         seen = await folder.in_thread(lambda: scanner.look_at(folder.preset.path, row.path))
     except TimeoutError:
         return False
-    return seen is not None and seen.identity != row.identity
+    return seen is not None and not row.identity.is_unchanged(seen.identity)
 
 
 async def _read(path: str, seen: Seen) -> scanner.Inspected:
