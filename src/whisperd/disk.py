@@ -17,6 +17,7 @@ from whisperd.rpc.errors import WhisperdError
 
 __all__ = [
     "contents",
+    "decoded_by_threads",
     "disk_full",
     "files_bytes",
     "free_bytes",
@@ -55,6 +56,12 @@ def remove(path: Path) -> None:
 def open_nonblocking(path: str, flags: int) -> int:
     """Open a file, as an `opener`, without blocking as a named pipe without a writer would."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def decoded_by_threads(kind: type[T]) -> type[T]:
+    """Prepare a type: msgspec crashes if two threads at once are the first to decode it."""
+    msgspec.json.Decoder(kind)
+    return kind
 
 
 def read_json(path: Path, into: type[T]) -> T | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from whisperd.disk import decoded_by_threads
 from whisperd.models.catalogue import FileName, Sha256
 from whisperd.models.hashing import Stamp
 from whisperd.plugins import ModelFacts
@@ -19,6 +20,7 @@ class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
     sha256: Sha256
 
 
+@decoded_by_threads
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """An installed model. Its hashes define the model from the first download on."""
 
@@ -39,16 +41,12 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return sum(file.size_bytes for file in self.files)
 
 
+@decoded_by_threads
 class Verified(msgspec.Struct, frozen=True):
     """A record that a file with this stamp had this hash."""
 
     sha256: Sha256
     stamp: Stamp
-
-
-# Before threads read files: msgspec crashes if two threads at once are the first to decode a type.
-for _type in (Manifest, Verified):
-    msgspec.json.Decoder(_type)
 
 
 class ModelSummary(msgspec.Struct, frozen=True, kw_only=True):

@@ -42,6 +42,7 @@ class Bundle:
         return dataclasses.replace(selection, build=self.build or {}, processor=this_processor())
 
 
+@disk.decoded_by_threads
 class Description(msgspec.Struct, frozen=True, kw_only=True):
     """The file in a bundle that describes it; written last."""
 
@@ -54,10 +55,6 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int
     distributions: dict[str, str]
     """The version of each, by name."""
-
-
-# Before threads read files: msgspec crashes if two threads at once are the first to decode a type.
-msgspec.json.Decoder(Description)
 
 
 class InstalledBundle(Description, frozen=True, kw_only=True):

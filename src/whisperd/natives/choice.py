@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from whisperd.disk import write_whole
+from whisperd.disk import decoded_by_threads, write_whole
 
 __all__ = ["Choice", "Chosen", "read_choice", "write_choice"]
 
@@ -27,6 +27,7 @@ class Chosen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The text of its own lock file."""
 
 
+@decoded_by_threads
 class Choice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The version in use, and the one used before. None is the shipped one."""
 
@@ -44,10 +45,6 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     def mentions(self, folder: str) -> bool:
         """Whether that version is the current or the previous one, and is not the shipped one."""
         return any(one is not None and one.folder == folder for one in (self.current, self.previous))
-
-
-# Before threads read files: msgspec crashes if two threads at once are the first to decode a type.
-msgspec.json.Decoder(Choice)
 
 
 def read_choice(path: Path) -> Choice | None:

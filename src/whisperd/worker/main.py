@@ -17,6 +17,7 @@ from typing import cast
 import msgspec
 
 from whisperd.allocator import glibc
+from whisperd.disk import decoded_by_threads
 from whisperd.isolation import enter_bundle
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import decode_params
@@ -42,9 +43,8 @@ from whisperd.worker.unwanted import UnwantedGroups
 
 __all__ = ["main"]
 
-# Before there are other threads: msgspec crashes if two threads at once are the first to decode a type.
 for _params in (LoadParams, BatchParams, CancelParams):
-    msgspec.msgpack.Decoder(_params)
+    decoded_by_threads(_params)
 
 
 class _Service:
