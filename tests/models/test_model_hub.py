@@ -431,6 +431,17 @@ async def test_a_repository_in_another_format_is_refused(hub: Hub, make_store: M
     hub.add(REPO, {"config.json": b"{}", "model.safetensors": b"x", "tokenizer.json": b"{}"})
     error = await failure(make_store())
     assert error.code == "model.unsupported_format" and "model.bin" in error.message
+    assert "ct2-transformers-converter" in error.fix
+
+
+async def test_a_repository_without_a_tokenizer_is_to_be_completed(
+    hub: Hub, make_store: MakeStore, files: dict[str, bytes]
+) -> None:
+    """The converter adds none unless it is told to."""
+    hub.add(REPO, {name: data for name, data in files.items() if name != "tokenizer.json"})
+    error = await failure(make_store())
+    assert error.code == "model.unsupported_format" and "tokenizer.json" in error.message
+    assert "models import" in error.fix
 
 
 @pytest.mark.parametrize("endpoint", ["http://127.0.0.1:9", "mirror.invalid", ""])

@@ -337,6 +337,25 @@ async def test_an_invalid_model_folder_is_explained(
     assert said in error.message
 
 
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("model.bin", "Name a folder"),
+        ("model.safetensors", "ct2-transformers-converter"),
+        ("tokenizer.json", "Copy it from the model that this one was made from"),
+    ],
+)
+async def test_what_to_do_about_an_incomplete_folder(
+    make: Make, tmp_path: Path, files: dict[str, bytes], name: str, fix: str
+) -> None:
+    folder = write_files(tmp_path / "mine", files)
+    if name == "model.safetensors":
+        (folder / "model.bin").rename(folder / name)
+    else:
+        (folder / name).unlink()
+    assert fix in (await failure(make(), str(folder))).fix
+
+
 async def test_a_deleted_folder_is_unknown(make: Make, tmp_path: Path, files: dict[str, bytes]) -> None:
     folder = write_files(tmp_path / "mine", files)
     below = await failure(make(), str(folder / "model.bin" / "below"))

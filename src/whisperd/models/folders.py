@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
@@ -33,9 +34,8 @@ def open_folder(folder: Path) -> InstalledModel:
     try:
         sizes = _file_sizes(folder)
         if missing := missing_names(set(sizes)):
-            raise invalid_folder(
-                folder, f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing", missing
-            )
+            problem = f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+            raise invalid_folder(folder, problem, missing, _fix_for_missing(missing, sizes))
         _check_config(folder / "config.json")
         with (folder / "model.bin").open("rb") as weights:
             beginning = weights.read(BEGINNING_BYTES)
@@ -82,6 +82,17 @@ def _file_sizes(folder: Path) -> dict[str, int]:
             if path.is_file():
                 sizes[path.name] = path.stat().st_size
     return sizes
+
+
+def _fix_for_missing(missing: Collection[str], names: Collection[str]) -> str:
+    if "model.bin" not in missing:
+        return f"Copy {'it' if len(missing) == 1 else 'them'} from the model that this one was made from."
+    if any(name.endswith(".safetensors") or name == "pytorch_model.bin" for name in names):
+        return (
+            "Convert it with `ct2-transformers-converter --copy_files tokenizer.json`, which is in the "
+            "Python package ctranslate2."
+        )
+    return _USUAL_FIX
 
 
 def _check_config(path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -162,8 +162,7 @@ def _check_listed(model: Reference, listed: Listed) -> None:
         raise WhisperdError(
             "model.unsupported_format",
             f"{model.repo} lacks {', '.join(missing)}",
-            "Name a repository with a Whisper model in CTranslate2's format, such as "
-            "Systran/faster-whisper-small.",
+            _fix_for_missing(missing),
             {"missing": missing},
         )
     unproven = [file.name for file in listed.files if file.sha256 is None and file.git_sha1 is None]
@@ -173,6 +172,20 @@ def _check_listed(model: Reference, listed: Listed) -> None:
             f"it states no hash by which to verify {', '.join(unproven)}",
             "Use another HF_ENDPOINT, or import a folder: `whisperctl models import PATH`.",
         )
+
+
+def _fix_for_missing(missing: Collection[str]) -> str:
+    if "model.bin" in missing:
+        return (
+            "Name a repository with a Whisper model in CTranslate2's format, such as "
+            "Systran/faster-whisper-small; or convert this one with `ct2-transformers-converter --copy_files "
+            "tokenizer.json`, which is in the Python package ctranslate2, and run `whisperctl models import "
+            "FOLDER`."
+        )
+    return (
+        "Download it, add the missing files of the model that it was made from, and run "
+        "`whisperctl models import FOLDER`."
+    )
 
 
 def _missing_bytes(files: tuple[ModelFile, ...], folder: Path) -> int:
