@@ -18,7 +18,7 @@ import pytest
 
 import whisperd
 from scripted_daemon import ScriptedDaemon
-from whisperd.client import AsyncClient, Segment, aconnect
+from whisperd.client import AsyncClient, Segment, Transcript, aconnect
 from whisperd_testing import LIMIT_S, RunningDaemon, batches
 
 pytestmark = [pytest.mark.real, pytest.mark.anyio]
@@ -83,6 +83,38 @@ async def test_segments_are_streamed(shared: RunningDaemon, long_tone: Path) -> 
         whole = await client.transcribe(long_tone, vad=False)
     assert tuple(segments) == whole.segments
     assert len(segments) > 3
+
+
+async def test_a_stream_does_not_fetch_the_result_as_well(
+    shared: RunningDaemon, long_tone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with aconnect(shared.socket, start=False) as client:
+        request, asked = client._peer.request, list[str]()
+
+        async def note(method: str, params: object = None) -> Any:
+            asked.append(method)
+            return await request(method, params)
+
+        monkeypatch.setattr(client._peer, "request", note)
+        assert [segment async for segment in client.transcribe(long_tone, stream=True, vad=False)]
+    assert asked == ["jobs.submit", "events.subscribe", "events.unsubscribe"]
+
+
+async def test_a_result_is_read_in_a_thread(
+    shared: RunningDaemon, tone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That of a day of audio would stop the event loop of the program."""
+    read, threads = Transcript.from_wire, list[int]()
+
+    def note(wire: Any) -> Transcript:
+        threads.append(threading.get_ident())
+        return read(wire)
+
+    monkeypatch.setattr(Transcript, "from_wire", note)
+    async with aconnect(shared.socket, start=False) as client:
+        await client.transcribe(tone, vad=False)
+    assert len(threads) == 1
+    assert threads != [threading.get_ident()]
 
 
 async def test_concurrent_transcriptions(shared: RunningDaemon, tone: Path, long_tone: Path) -> None:

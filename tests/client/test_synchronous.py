@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -155,6 +156,21 @@ def test_following_leaves_no_subscription(shared: RunningDaemon, tone: Path) -> 
             assert list(client.follow(job))[-1]["type"] == "transcription.completed"
         for _ in range(70):
             next(client.follow(job)).keys()  # abandoned early
+
+
+def test_a_stream_does_not_fetch_the_result_as_well(
+    shared: RunningDaemon, long_tone: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with shared.connect() as client:
+        send, asked = client._wire.send, list[str]()
+
+        def note(method: str, params: dict[str, Any] | None = None) -> int:
+            asked.append(method)
+            return send(method, params)
+
+        monkeypatch.setattr(client._wire, "send", note)
+        assert list(client.transcribe(long_tone, stream=True, vad=False))
+    assert asked == ["jobs.submit", "events.subscribe", "events.unsubscribe"]
 
 
 def test_a_reader_that_missed_events_still_reaches_the_end(

@@ -385,3 +385,26 @@ def test_async_whisper(run: Run, toy: Callable[..., str], tone: Path) -> None:
     anyio.run(main)
     """
     assert run(code, toy(), tone) == f"{TEXT}\nwhisper.closed\nTrue\nTrue\n"
+
+
+def test_a_result_is_read_in_a_thread_and_not_for_a_stream(
+    run: Run, toy: Callable[..., str], tone: Path
+) -> None:
+    """That of a day of audio would stop the event loop of the program."""
+    code = """
+    import anyio, threading
+    from whisperd.library import asynchronous
+    threads, result = [], asynchronous._result
+    def note(job):
+        threads.append(threading.get_ident())
+        return result(job)
+    asynchronous._result = note
+    async def main():
+        model, tone = sys.argv[1:]
+        async with whisperd.AsyncWhisper(model=model) as whisper:
+            await whisper.transcribe(tone, vad=False)
+            segments = [one async for one in whisper.transcribe(tone, stream=True, vad=False)]
+            print(len(segments), len(threads), threading.get_ident() in threads)
+    anyio.run(main)
+    """
+    assert run(code, toy(), tone) == "1 1 False\n"

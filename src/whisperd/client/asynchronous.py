@@ -219,7 +219,7 @@ class AsyncClient(Nouns[Awaitable[Map], Awaitable[list[Map]]]):
     async def _transcript(self, input: Input, options: JobOptions) -> Transcript:
         job = await self.submit(input, **options)
         try:
-            return Transcript.from_wire(await self.jobs.wait(job))
+            return await _transcript_of(await self.jobs.wait(job))
         except anyio.get_cancelled_exc_class():
             await self._request_quietly("jobs.cancel", id=job)
             raise
@@ -233,7 +233,9 @@ class AsyncClient(Nouns[Awaitable[Map], Awaitable[list[Map]]]):
                     has_ended = end_of_job(event)
                     if event["type"] == "transcription.segment" and in_order.is_next(event["index"]):
                         yield Segment.from_event(event)
-            for segment in in_order.rest(Transcript.from_wire(await self.jobs.wait(job))):
+                    if has_ended and in_order.is_whole(event):
+                        return
+            for segment in in_order.rest(await _transcript_of(await self.jobs.wait(job))):
                 yield segment
         finally:
             if not has_ended:
@@ -301,6 +303,11 @@ class AsyncClient(Nouns[Awaitable[Map], Awaitable[list[Map]]]):
             await self._request_quietly("uploads.delete", id=upload)
             raise
         return {"upload": upload}
+
+
+async def _transcript_of(wire: Map) -> Transcript:
+    """Read the answer to `jobs.wait` in a thread, because that of a day of audio takes tenths of a second."""
+    return await to_thread.run_sync(Transcript.from_wire, wire)
 
 
 def _next_piece(remaining: Iterator[bytes]) -> bytes | None:

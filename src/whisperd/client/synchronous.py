@@ -192,6 +192,8 @@ class Client(Nouns[Map, list[Map]]):
                     has_ended = end_of_job(event)
                     if event["type"] == "transcription.segment" and in_order.is_next(event["index"]):
                         yield Segment.from_event(event)
+                    if has_ended and in_order.is_whole(event):
+                        return
             # The segments that an overloaded connection missed, and the job's error if it has one.
             yield from in_order.rest(Transcript.from_wire(self.jobs.wait(job)))
         finally:

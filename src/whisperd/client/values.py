@@ -100,6 +100,10 @@ class InOrder:
         self._next_index += 1
         return True
 
+    def is_whole(self, last_event: Mapping[str, Any]) -> bool:
+        """Whether a job has completed, by its last event, and all its segments were passed."""
+        return last_event.get("segments") == self._next_index
+
     def rest(self, transcript: Transcript) -> tuple[Segment, ...]:
         """Return the segments that were not passed yet."""
         return transcript.segments[self._next_index :]

@@ -159,7 +159,8 @@ class AsyncWhisper:
             await job.over.wait()
         finally:
             self._service.jobs.cancel(job)
-        return _result(job)
+        # In a thread, because that of a day of audio takes tenths of a second.
+        return await to_thread.run_sync(_result, job)
 
     async def _segments(
         self, input: Input | Buffer, sample_rate: int | None, options: dict[str, Any]
@@ -176,7 +177,8 @@ class AsyncWhisper:
         finally:
             self._service.jobs.cancel(job)
         await job.over.wait()
-        _result(job)  # raises the job's error, if any
+        if job.error is not None:
+            raise _error(job.error)
 
     async def _submit(self, input: Input | Buffer, sample_rate: int | None, options: dict[str, Any]) -> Job:
         if self._stack is None:
@@ -268,7 +270,12 @@ def _result(job: Job) -> Transcript:
     if job.transcript is not None:
         return Transcript.from_wire(verbose(job.transcript))
     assert job.error is not None
-    raise closed("was closed while in use") if job.error.code == "daemon.stopping" else job.error.copy()
+    raise _error(job.error)
+
+
+def _error(error: WhisperdError) -> WhisperdError:
+    """Return the error of a failed or cancelled job, as this program sees it."""
+    return closed("was closed while in use") if error.code == "daemon.stopping" else error.copy()
 
 
 def closed(how: str) -> WhisperdError:
