@@ -45,6 +45,13 @@ def test_a_long_hole_is_believed_where_the_file_is_as_long() -> None:
     assert play([*timestamps], duration_s=1700.0) == play([*timestamps]) == [0, 0, 0, 0]
 
 
+def test_pauses_of_more_than_an_hour_are_believed_where_the_file_is_as_long() -> None:
+    timestamps = [600.0 * index for index in range(12)]
+    pause = 600 * SAMPLE_RATE - FRAME
+    assert play([*timestamps], duration_s=7000.0) == [0] + [pause] * 11
+    assert play([*timestamps]) == [0] + [pause] * 6 + [0] * 5
+
+
 def test_frames_without_timestamps_follow_each_other() -> None:
     assert play([None, None, None]) == [0, 0, 0]
 
@@ -63,4 +70,4 @@ def test_no_timestamps_make_more_silence_than_the_limit(
 ) -> None:
     silences = play(timestamps, duration_s=duration_s)
     assert all(0 <= silence <= max(MAX_GAP_S, duration_s) * SAMPLE_RATE + 1 for silence in silences)
-    assert sum(silences) <= MAX_SILENCE_S * SAMPLE_RATE + len(silences)
+    assert sum(silences) <= max(MAX_SILENCE_S, duration_s) * SAMPLE_RATE + len(silences)

@@ -14,9 +14,9 @@ __all__ = ["Timeline"]
 # Smaller differences are rounding or jitter of the container's clock.
 TOLERANCE_S = 0.1
 # A longer gap counts as a clock reset, as in joined recordings, unless it ends within the duration that the
-# file states: a person in a meeting may be muted for half of it.
+# file states: a person in a meeting may be muted for most of it.
 MAX_GAP_S = 15 * 60.0
-# Limit of all gaps of a file together.
+# Limit of all gaps of a file together, unless it states a longer duration.
 MAX_SILENCE_S = 60 * 60.0
 
 
@@ -46,7 +46,8 @@ class Timeline:
         if abs(gap_s) < TOLERANCE_S:
             return 0
         longest_s = max(MAX_GAP_S, self._duration_s - position / SAMPLE_RATE)
-        if 0 < gap_s <= longest_s and self._silence_s + gap_s <= MAX_SILENCE_S:
+        limit_s = max(MAX_SILENCE_S, self._duration_s)
+        if 0 < gap_s <= longest_s and self._silence_s + gap_s <= limit_s:
             self._silence_s += gap_s
             return round(gap_s * SAMPLE_RATE)
         self._shift_s -= gap_s
