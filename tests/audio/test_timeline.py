@@ -60,6 +60,11 @@ def test_a_clock_set_back_or_leaping_far_moves_no_audio() -> None:
     assert play([0.0, 0.02, -700.0, -699.98, 1e9, 1e9 + 0.02, -1e9]) == [0] * 7
 
 
+def test_timestamps_that_are_late_now_and_then_do_not_add_up() -> None:
+    timestamps = [index * 0.02 + (0.5 if index % 10 == 9 else 0.0) for index in range(1000)]
+    assert sum(play([*timestamps])) == SAMPLE_RATE // 2
+
+
 def test_after_a_leap_holes_are_seen_again() -> None:
     assert play([0.0, 9000.0, 9000.02, 9002.04]) == [0, 0, 0, 2 * SAMPLE_RATE]
 

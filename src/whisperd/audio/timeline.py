@@ -2,7 +2,8 @@
 
 A container states for each frame when it is to be played. A late start or a gap becomes silence, so that
 subtitles match the picture. An implausible timestamp shifts the clock instead of the audio, so that a hostile
-file cannot create hours of silence.
+file cannot create hours of silence. Audio may be a little ahead of its clock: when a timestamp is late, as in
+recordings of network streams, it is preceded by silence, and the next ones are on time again.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ __all__ = ["Timeline"]
 
 # Smaller differences are rounding or jitter of the container's clock.
 TOLERANCE_S = 0.1
+# Audio that is further ahead of its clock shifts it. If it always did, late timestamps would add up.
+MAX_LEAD_S = 1.0
 # A longer gap counts as a clock reset, as in joined recordings, unless it ends within the duration that the
 # file states: a person in a meeting may be muted for most of it.
 MAX_GAP_S = 15 * 60.0
@@ -43,7 +46,7 @@ class Timeline:
         if timestamp_s is None:
             return 0
         gap_s = timestamp_s + self._shift_s - position / SAMPLE_RATE
-        if abs(gap_s) < TOLERANCE_S:
+        if -MAX_LEAD_S < gap_s < TOLERANCE_S:
             return 0
         longest_s = max(MAX_GAP_S, self._duration_s - position / SAMPLE_RATE)
         limit_s = max(MAX_SILENCE_S, self._duration_s)
