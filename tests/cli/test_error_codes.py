@@ -20,7 +20,7 @@ EVENTS = {one.__struct_config__.tag for one in vars(events).values() if isinstan
 NAMES = """
     events.missed live.begin live.feed live.end decoder.processes decoder.ln decoder.positional_embedding
     config.json config.toml daemon.json daemon.lock daemon.log model.bin task.xml
-    memory.current memory.events memory.limit_in_bytes memory.max memory.oom_control memory.stat
+    memory.current memory.events memory.high memory.limit_in_bytes memory.max memory.oom_control memory.stat
     memory.usage_in_bytes
 """
 """Other texts of the same form: an event, decoder methods, a setting, tensors and files."""

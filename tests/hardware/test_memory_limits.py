@@ -66,6 +66,15 @@ def test_the_tightest_enclosing_group_applies() -> None:
     assert within(files) == Memory(3 * GIB, GIB // 2)
 
 
+def test_memory_beyond_which_processes_are_stalled_does_not_count() -> None:
+    """As a service with `MemoryHigh=` in its unit."""
+    files = {"/proc/self/cgroup": "0::/\n", **group_2("", "max", GIB)}
+    files["/sys/fs/cgroup/memory.high"] = f"{3 * GIB}\n"
+    assert within(files) == Memory(3 * GIB, 2 * GIB)
+    files["/sys/fs/cgroup/memory.max"] = f"{2 * GIB}\n"
+    assert within(files) == Memory(2 * GIB, GIB)
+
+
 def test_an_absent_limit_is_ignored() -> None:
     no_limit = 0x7FFFFFFFFFFFF000
     assert within({"/proc/self/cgroup": "4:memory:/\n", **group_1("", no_limit, GIB)}) == SYSTEM

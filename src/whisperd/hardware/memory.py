@@ -32,7 +32,7 @@ class Memory:
 class _Version:
     """The file names of one version of control groups."""
 
-    limit: str
+    limits: tuple[str, ...]
     usage: str
     reclaimable: tuple[str, ...]
     """Lines of `memory.stat` that count memory the kernel can reclaim."""
@@ -40,12 +40,12 @@ class _Version:
 
 _VERSIONS: Final = {
     1: _Version(
-        limit="memory.limit_in_bytes",
+        limits=("memory.limit_in_bytes",),
         usage="memory.usage_in_bytes",
         reclaimable=("total_inactive_file", "total_active_file"),
     ),
     2: _Version(
-        limit="memory.max",
+        limits=("memory.max", "memory.high"),  # beyond the second, the kernel stalls processes
         usage="memory.current",
         reclaimable=("inactive_file", "active_file", "slab_reclaimable"),
     ),
@@ -79,12 +79,14 @@ def memory_within(system: Memory, read: ReadFile) -> Memory:
 
 def _group(version: _Version, folder: str, read: ReadFile) -> Memory | None:
     """Return what a control group allows; None if it sets no limit."""
-    limit, usage, stat = (
-        read(f"{folder}/{file}") or "" for file in (version.limit, version.usage, "memory.stat")
+    *limits, usage, stat = (
+        read(f"{folder}/{file}") or "" for file in (*version.limits, version.usage, "memory.stat")
     )
-    allowed, used = count(limit.strip()), count(usage.strip())
-    if allowed is None or used is None:  # `max` means no limit
+    known = [limit for text in limits if (limit := count(text.strip())) is not None]  # `max` means no limit
+    used = count(usage.strip())
+    if not known or used is None:
         return None
+    allowed = min(known)
     counts = dict(line.rsplit(" ", 1) for line in stat.splitlines() if " " in line)
     cache = sum(count(counts.get(name, "")) or 0 for name in version.reclaimable)
     return Memory(allowed, max(allowed - max(used - cache, 0), 0))
