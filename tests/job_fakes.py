@@ -237,7 +237,7 @@ class FakeDecoding:
     async def __aiter__(self) -> AsyncIterator[DecoderEvent]:
         lengths = self._decoders.lengths
         duration_s = sum(lengths) + 1.0
-        yield Opened(duration=duration_s, container="wav", codec="pcm", sample_rate=16_000, channels=1)
+        yield Opened(duration=duration_s)
         for length in self._samples:
             yield SpeechSample(pcm=bytes(2 * round(length * SAMPLE_RATE)))
         if self._decoders.silence:

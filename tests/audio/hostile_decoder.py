@@ -6,7 +6,7 @@ import sys
 import msgspec
 
 encode = msgspec.msgpack.encode
-OPENED = {"type": "opened", "duration": 1.0, "container": "", "codec": "", "sample_rate": 1, "channels": 1}
+OPENED = {"type": "opened", "duration": 1.0}
 MISTAKE = {"code": "process.failed", "message": "It failed.", "fix": "See."}
 ANSWERS = {
     "garbage": b"\xc1" * 1000,

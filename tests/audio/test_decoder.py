@@ -96,37 +96,33 @@ KENNEDY = (0.07, 10.7)
 
 
 @pytest.mark.parametrize(
-    ("name", "container", "codec"),
+    "name",
     [
-        ("speech.wav", "wav", "pcm_s16le"),
-        ("speech.mp3", "mp3", "mp3"),
-        ("speech.m4a", "mp4", "aac"),
-        ("speech.flac", "flac", "flac"),
-        ("speech.ogg", "ogg", "opus"),
-        ("speech.webm", "webm", "opus"),
-        ("film.mp4", "mp4", "aac"),
-        ("film.mkv", "matroska", "aac"),
-        ("half_known.mka", "matroska", "aac"),
-        ("surround.wav", "wav", "pcm_s24le"),
-        ("cinema.m4a", "mp4", "aac"),  # eight channels
-        ("tracks.wav", "wav", "pcm_s16le"),  # ten
-        ("track.wav", "wav", "pcm_s16le"),  # one of six
-        ("rear.wav", "wav", "pcm_s16le"),
-        ("sphere.webm", "webm", "opus"),
-        ("opposite.wav", "wav", "pcm_s16le"),
-        ("opposite_floats.wav", "wav", "pcm_f32le"),
-        ("opposite.m4a", "mp4", "aac"),
-        ("opposite_but_once.wav", "wav", "pcm_s16le"),
-        ("impossible.wav", "wav", "pcm_f32le"),
-        ("tagged.wav", "wav", "pcm_s16le"),  # with a title that is not UTF-8
+        "speech.wav",
+        "speech.mp3",
+        "speech.m4a",
+        "speech.flac",
+        "speech.ogg",
+        "speech.webm",
+        "film.mp4",
+        "film.mkv",
+        "half_known.mka",
+        "surround.wav",
+        "cinema.m4a",  # eight channels
+        "tracks.wav",  # ten
+        "track.wav",  # one of six
+        "rear.wav",
+        "sphere.webm",
+        "opposite.wav",
+        "opposite_floats.wav",
+        "opposite.m4a",
+        "opposite_but_once.wav",
+        "impossible.wav",
+        "tagged.wav",  # with a title that is not UTF-8
     ],
 )
-async def test_every_kind_of_media_gives_the_same_speech(
-    pool: DecoderPool, media: Path, name: str, container: str, codec: str
-) -> None:
+async def test_every_kind_of_media_gives_the_same_speech(pool: DecoderPool, media: Path, name: str) -> None:
     result = await decode(pool, media / name)
-    assert container in result.opened.container
-    assert codec in result.opened.codec
     assert result.opened.duration == pytest.approx(11, abs=0.05)
     assert result.decoded.duration == pytest.approx(11, abs=0.02)
     (window,) = result.windows
@@ -137,7 +133,6 @@ async def test_every_kind_of_media_gives_the_same_speech(
 
 async def test_another_codec_that_hides_in_a_wav_is_found(pool: DecoderPool, media: Path) -> None:
     result = await decode(pool, media / "disguised.wav")
-    assert result.opened.codec == "ac3"
     assert result.decoded.duration == pytest.approx(11, abs=0.05)
     (window,) = result.windows
     assert (window.start, window.end) == pytest.approx(KENNEDY, abs=0.07)
@@ -397,11 +392,6 @@ async def test_no_library_reports_home(
     async with open_pool(media_bundle) as pool:
         await decode(pool, recordings / "jfk.flac")
     assert list(home.rglob("*")) == []
-
-
-async def test_rate_and_channels_are_told_as_they_are(pool: DecoderPool, media: Path) -> None:
-    opened = (await decode(pool, media / "surround.wav")).opened
-    assert (opened.sample_rate, opened.channels) == (96_000, 8)
 
 
 @pytest.mark.parametrize(("name", "duration_s"), [("no_speech.wav", 8.212), ("noise.wav", 33.12)])

@@ -119,13 +119,7 @@ class Media:
             if other is not stream:
                 other.discard = Discard.all  # video frames are not even read
         codec = stream.codec_context
-        self.opened = Opened(
-            duration=_duration_s(container, stream),
-            container=container.format.name,
-            codec=codec.name,
-            sample_rate=codec.sample_rate or 0,
-            channels=codec.channels or 0,
-        )
+        self.opened = Opened(duration=_duration_s(container, stream))
         self._can_be_marked = can_be_marked(container.format.name, codec.name)
         self._layout: str = codec.layout.name if split else "mono"
         self.channels: int = codec.layout.nb_channels if split else 1

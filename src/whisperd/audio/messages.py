@@ -115,10 +115,6 @@ class Opened(msgspec.Struct, frozen=True, kw_only=True, tag="opened"):
 
     duration: float | None
     """The duration that the file states; None if it states none, or none that is plausible."""
-    container: str
-    codec: str
-    sample_rate: int
-    channels: int
 
 
 class SpeechSample(msgspec.Struct, frozen=True, kw_only=True, tag="sample"):
