@@ -6,11 +6,15 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import pytest
 from raw_client import RawClient
 
+from whisperd.daemon.methods import uploads
 from whisperd.daemon.uploads import UploadStore
 from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import LimitSettings
@@ -78,6 +82,29 @@ def test_a_late_chunk_does_not_recreate_an_upload(store: UploadStore, tmp_path: 
     with pytest.raises(WhisperdError):
         store.append(upload, b"piece")
     assert files(tmp_path) == []
+
+
+@pytest.mark.anyio
+async def test_no_piece_follows_one_that_could_not_be_stored(
+    store: UploadStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the system is short of processes, and refuses to start a thread."""
+    upload, discarded = store.create(), list[str]()
+    call: Any = SimpleNamespace(
+        connection=SimpleNamespace(uploads={upload}, uploading=anyio.Lock()),
+        service=SimpleNamespace(uploads=store, discard_upload=discarded.append),
+    )
+
+    async def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(anyio.to_thread, "run_sync", refuse)
+        with pytest.raises(RuntimeError):
+            await uploads.append(call, uploads.AppendParams(id=upload, data=b"first"))
+    with pytest.raises(WhisperdError) as caught:
+        await uploads.append(call, uploads.AppendParams(id=upload, data=b"second"))
+    assert caught.value.code == "upload.unknown" and discarded == [upload]
 
 
 def test_pieces_sent_without_waiting_for_answers_stay_in_order(

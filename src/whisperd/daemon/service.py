@@ -195,6 +195,10 @@ class Service:
             # In a thread, since deleting a large file takes a while.
             await anyio.to_thread.run_sync(self.uploads.remove, upload)
 
+    def discard_upload(self, upload: str) -> None:
+        """Delete an upload in the background, as soon as that is possible."""
+        self._tasks.start_soon(keep_running, partial(self.remove_upload, upload))
+
     async def finish_connections(self) -> None:
         """Send every client the responses that it waits for, or the error that the daemon stops."""
         async with open_task_group() as tasks:
@@ -210,7 +214,7 @@ class Service:
         for job in list(connection.attached_jobs):
             self.jobs.cancel(job, _client_gone(job))
         for upload in connection.uploads:
-            self._tasks.start_soon(keep_running, partial(self.remove_upload, upload))
+            self.discard_upload(upload)
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,9 @@ async def append(call: Call, params: AppendParams) -> dict[str, Any]:
         check_owned(call, params.id)
         try:
             size_bytes = await anyio.to_thread.run_sync(call.service.uploads.append, params.id, params.data)
-        except WhisperdError:
-            call.connection.uploads.discard(params.id)  # it was deleted
+        except Exception:  # also if no thread can be started: no later piece may take its place
+            call.connection.uploads.discard(params.id)
+            call.service.discard_upload(params.id)
             raise
     return {"size": size_bytes}
 
