@@ -26,6 +26,7 @@ def main() -> None:
         ("speech.ogg", "libopus"),
         ("speech.webm", "libopus"),
         ("speech.wav", "pcm_s16le"),
+        ("speech.aac", "aac"),  # its length can only be estimated
     ):
         write(out / name, codec, samples)
     write(out / "film.mp4", "aac", samples, video=True)

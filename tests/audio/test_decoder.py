@@ -354,6 +354,20 @@ async def test_windows_of_a_part_have_the_times_of_the_file(pool: DecoderPool, m
     assert (window.start, window.end) == pytest.approx((8.0, KENNEDY[1]), abs=0.3)
 
 
+async def test_the_length_is_that_of_the_audio_if_its_end_is_reached(pool: DecoderPool, media: Path) -> None:
+    whole = await decode(pool, media / "speech.aac")
+    stated, real = whole.opened.duration, whole.decoded.duration
+    assert stated is not None and stated < real - 0.5
+    for start, end, length in (
+        (5.0, None, real),
+        (5.0, 50.0, real),
+        (10.0, real - 0.1, real),
+        (1.0, 2.00001, stated),
+    ):
+        parts = await decode(pool, media / "speech.aac", clips=[{"start": start, "end": end}])
+        assert parts.decoded.duration == pytest.approx(length, abs=0.15)
+
+
 async def test_a_part_may_reach_beyond_the_end_but_not_begin_there(pool: DecoderPool, media: Path) -> None:
     parts = await decode(pool, media / "speech.mp3", vad=False, clips=[{"start": 10.0, "end": 99.0}])
     assert parts.windows[-1].end == pytest.approx(11, abs=0.02)

@@ -44,9 +44,10 @@ from whisperd.rpc.messages import decode_params
 from whisperd.rpc.stdio import Stdio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
+    from whisperd.audio.clips import Clip
     from whisperd.audio.media import Media
     from whisperd.audio.vad import SileroModel
     from whisperd.worker.protocol import SpokenTime
@@ -192,7 +193,7 @@ class _Service:
             outbox.send_before(position)
             speech += sum(cutter.speech for cutter in cutters)
         return Decoded(
-            duration=(media.opened.duration if request.clips else None) or position / SAMPLE_RATE,
+            duration=_length_s(media.opened.duration, request.clips, position),
             speech=speech / SAMPLE_RATE,
             windows=outbox.sent,
             skipped=media.skipped,
@@ -338,6 +339,15 @@ def _blocks(media: Media, request: DecodeParams, marker: Marker) -> Iterator[Any
                 media.skipped += again.skipped
                 return
     yield from media.blocks(marker)
+
+
+def _length_s(stated_s: float | None, clips: Sequence[Clip], position: int) -> float:
+    """Return the length of a recording decoded up to a sample: the stated one, which may be an estimate, only
+    if its end was not reached."""
+    end_s = clips[-1].end if clips else None
+    if end_s is None or position < round(end_s * SAMPLE_RATE):
+        return position / SAMPLE_RATE
+    return max(stated_s or 0.0, position / SAMPLE_RATE)
 
 
 def _spoken_times(spans: Iterable[Span], window: Window) -> Iterator[SpokenTime]:
