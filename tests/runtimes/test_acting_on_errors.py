@@ -233,7 +233,7 @@ def small_memory() -> Iterator[Callable[[int], None]]:
 
 
 @linux_only
-@pytest.mark.parametrize(("when", "times"), [("load_memory", 3), ("batch_memory", 2)])
+@pytest.mark.parametrize(("when", "times"), [("load_memory", 1), ("batch_memory", 2)])
 def test_an_engine_killed_by_the_system_for_its_memory(
     small_memory: Callable[[int], None], make_daemon: MakeDaemon, toy: Toy, sound: Path, when: str, times: int
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 from collections.abc import Callable
@@ -87,6 +88,20 @@ async def test_a_worker_that_dies_while_loading_is_given_up(toy: Callable[..., s
     assert "SIGSEGV" in raised.value.message
     assert len(loads(model)) == MAX_DEATHS_IN_A_ROW
     assert not descendants()
+
+
+async def test_a_worker_that_runs_out_of_memory_while_loading_is_not_loaded_again(
+    toy: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The system might kill other programs next."""
+    kills = itertools.count()
+    monkeypatch.setattr("whisperd.worker.process.count_kills", lambda: next(kills))
+    model = toy(load_signal="SIGKILL")
+    with pytest.raises(WhisperdError) as raised:
+        async with running_runtime(model):
+            pytest.fail("it was never ready")
+    assert raised.value.code == "memory.not_enough"
+    assert len(loads(model)) == 1
 
 
 async def test_a_batch_waits_for_the_replacement_worker(toy: Callable[..., str]) -> None:

@@ -124,7 +124,9 @@ class LoadedRuntime:
         self._set_worker(None)
         self._deaths_in_a_row += not is_excused
         log.error("the worker of runtime %s died (%s)\n%s", self.name, death.how, death.last_words)
-        if self._deaths_in_a_row >= MAX_DEATHS_IN_A_ROW:
+        # Loading it again would fail again, and the system might kill other programs next.
+        lacks_memory = death.fault is not None and death.fault.code.startswith("memory.")
+        if self._deaths_in_a_row >= MAX_DEATHS_IN_A_ROW or (lacks_memory and not self.ready.is_set()):
             raise died_error(self.name, death)
         if self.ready.is_set():
             self.on_death(died_error(self.name, death))
