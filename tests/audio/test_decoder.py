@@ -305,6 +305,22 @@ print(heard + sum(block.shape[1] for block in resampler.flush()))
     assert run_python(code, str(media_bundle), env=os.environ).split() == ["refused", "3200"]
 
 
+def test_floats_above_full_scale_are_sound_and_absurd_ones_are_not(media_bundle: Path) -> None:
+    code = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import av, numpy as np
+from whisperd.audio.frames import remove_impossible_values
+
+values = np.array([[0.5, -30.0, 900.0, 1e6, -np.inf, np.nan]], np.float32)
+frame = av.AudioFrame.from_ndarray(values, format="flt", layout="mono")
+remove_impossible_values(frame)
+print(*frame.to_ndarray()[0])
+"""
+    said = run_python(code, str(media_bundle), env=os.environ)
+    assert [float(one) for one in said.split()] == [0.5, -30.0, 900.0, 0.0, 0.0, 0.0]
+
+
 @pytest.mark.parametrize(
     "name",
     [

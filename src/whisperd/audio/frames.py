@@ -24,8 +24,8 @@ KINDS: dict[str, Any] = {"s16": np.int16, "s32": np.int32, "flt": np.float32, "d
 # How strongly two channels must be each other's negative, and the share of full scale from which that counts.
 OPPOSITE = 0.5
 LEAST_LOUDNESS = 0.001
-# A lossy codec may overshoot full scale a little; values far beyond it are damage.
-MAX_AMPLITUDE = 16.0
+# Recorders that store 32-bit floats may exceed full scale by 60 dB, lossy codecs a little; more is damage.
+MAX_AMPLITUDE = 1000.0
 
 
 class Resampler:
