@@ -13,7 +13,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,9 +32,7 @@ KINDS = ("read", "decoding", "computing", "computed")
 
 
 @contextmanager
-def run_stamped(
-    folder: Path, path: Path, env: Mapping[str, str] | None = None, *, toy: bool = False
-) -> Iterator[RunningDaemon]:
+def run_stamped(folder: Path, path: Path, *, toy: bool = False) -> Iterator[RunningDaemon]:
     """Run such a daemon with its state in a folder; the file exists after the block."""
     from benchmarks.measure import REPOSITORY, RunningDaemon
 
@@ -42,7 +40,7 @@ def run_stamped(
     daemon = RunningDaemon(
         folder,
         toy=False,
-        env={"PYTHONPATH": os.pathsep.join(places), **(env or {})},
+        env={"PYTHONPATH": os.pathsep.join(places)},
         program=("benchmarks.stamped_daemon", str(path)),
     ).start()
     try:

@@ -134,13 +134,13 @@ async def test_only_a_daemon_of_this_computer_is_told_that_its_socket_was_delete
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, running: Running, is_alerted: bool
 ) -> None:
     monkeypatch.setattr("whisperd.locks.ENDING_TIMEOUT_S", 0.2)
-    alerted: list[Running] = []
-    monkeypatch.setattr("whisperd.daemon.state._alert", alerted.append)
+    alerted: list[int] = []
+    monkeypatch.setattr("whisperd.daemon.state.daemon_process", alerted.append)
     write_running(tmp_path, running)
     with FileLock(tmp_path / "daemon.lock"), pytest.raises(WhisperdError, match="state folder"):
         async with claim_state(tmp_path, "/s"):
             pass
-    assert alerted == [running] * is_alerted
+    assert alerted == [running.pid] * is_alerted
 
 
 def test_a_daemon_that_cleans_up_is_not_killed_by_that() -> None:

@@ -80,15 +80,11 @@ def alert_once(folder: Path) -> Callable[[], None]:
         if running is None or running.host != gethostname() or running.pid in alerted:
             return
         alerted.add(running.pid)
-        _alert(running)
+        if HANG_UP is not None and (process := daemon_process(running.pid)) is not None:
+            with suppress(psutil.Error):
+                process.send_signal(HANG_UP)
 
     return alert
-
-
-def _alert(running: Running) -> None:
-    if HANG_UP is not None and (process := daemon_process(running.pid)) is not None:
-        with suppress(psutil.Error):
-            process.send_signal(HANG_UP)
 
 
 def _in_use(folder: Path, running: Running | None, socket: str) -> WhisperdError:
