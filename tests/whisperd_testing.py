@@ -19,10 +19,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import psutil
 import pytest
 
 from whisperd.client import Client, connect
+from whisperd.installed_plugins import backends
+from whisperd.models import ModelStore
 
 TESTS = Path(__file__).parent
 AUDIO = TESTS / "data" / "audio"
@@ -255,6 +258,18 @@ def toy_model(folder: Path, **behaviour: Any) -> Path:
         (folder / f"{name}.new").write_text(content)
         (folder / f"{name}.new").replace(folder / name)  # atomic: a reader sees the old or the new file
     return folder
+
+
+def converted(model: str, backend: str, precision: str) -> Path:
+    """Return what a backend loads for a model in the test cache that has been converted for it.
+
+    Models of other tests may be in the cache as well.
+    """
+    (format_,) = (one.model_format for one in backends() if one.name == backend)
+    assert format_ is not None
+    path = anyio.run(ModelStore(CACHE / "models", sources=()).converted, model, format_, precision)
+    assert path is not None, f"{model} has not been converted"
+    return path
 
 
 def batches(model: Path | str) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ from whisperd.client import Client
 from whisperd.rpc.errors import WhisperdError
 from whisperd.worker.process import open_worker
 from whisperd.worker.protocol import BatchParams, DecodeOptions, EngineWindow, LoadParams, WindowResult
-from whisperd_testing import AUDIO, KENNEDY, RunningDaemon, run_python
+from whisperd_testing import AUDIO, KENNEDY, RunningDaemon, converted, run_python
 
 pytestmark = pytest.mark.real
 
@@ -50,9 +50,7 @@ def test_the_kennedy_sentence(client: Client) -> None:
 def test_converted_weights_have_the_size_of_the_original_conversion(client: Client) -> None:
     transcript = client.transcribe(AUDIO / "jfk.flac", runtime="base-float16")
     assert words(transcript.text) == words(KENNEDY)
-    models = Path(client.models.path("base")["path"]).parents[1]
-    sizes = [path.stat().st_size for path in (models / "converted").rglob("float16.ggml*")]
-    assert BASE_FLOAT16_BYTES in sizes
+    assert converted("base", "whispercpp", "float16").stat().st_size == BASE_FLOAT16_BYTES
 
 
 def test_a_damaged_model_is_not_converted(client: Client, tmp_path: Path) -> None:
@@ -101,15 +99,8 @@ def loaded(client: Client) -> tuple[Path, LoadParams]:
     """The bundle and load parameters for a worker of `tiny.en`."""
     client.transcribe(AUDIO / "jfk.flac", runtime="tiny.en-int8")
     variant = client.runtimes.show("tiny.en-int8")["variant"]
-    model = Path(client.models.path("tiny.en")["path"])
-    (file,) = {path for path in model.parents[1].glob("converted/*/int8.ggml1") if is_made_of(path, model)}
-    bundle = Path(client.natives.path(variant)["path"])
+    bundle, file = Path(client.natives.path(variant)["path"]), converted("tiny.en", "whispercpp", "int8")
     return bundle, LoadParams(model_path=str(file), compute_type="int8", context_margin_s=30.0)
-
-
-def is_made_of(path: Path, model: Path) -> bool:
-    """Whether a file of integer weights has the right size for a conversion of this model."""
-    return 0.5 < path.stat().st_size / (model / "model.bin").stat().st_size < 0.6
 
 
 def samples(*files: str) -> bytes:

@@ -11,12 +11,12 @@ import pytest
 from spoken import words
 from whisperd.client import Client
 from whisperd.rpc.errors import WhisperdError
-from whisperd_testing import AUDIO, KENNEDY, RunningDaemon
+from whisperd_testing import AUDIO, KENNEDY, RunningDaemon, converted
 
 pytestmark = pytest.mark.real
 
 TINY_FLOAT16_BYTES = 77_704_698
-"""The size of a converted `tiny.en`, and of no other model."""
+"""The size of a converted `tiny.en`."""
 SPEECH = AUDIO / "jfk.flac"
 
 
@@ -28,12 +28,10 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         with daemon.connect() as client:
             client.runtimes.create("whole", "tiny.en", backend="whispercpp", compute_type="float16")
             client.runtimes.prepare("whole")
-            store = Path(client.models.path("tiny.en")["path"]).parents[1]
     finally:
         daemon.close()
-    made = store.glob("converted/*/float16.ggml1")
-    (converted,) = {path for path in made if path.stat().st_size == TINY_FLOAT16_BYTES}
-    return shutil.copy(converted, tmp_path_factory.mktemp("mine") / "ggml-tiny.en.bin")
+    made = converted("tiny.en", "whispercpp", "float16")
+    return shutil.copy(made, tmp_path_factory.mktemp("mine") / "ggml-tiny.en.bin")
 
 
 @pytest.fixture(scope="module")

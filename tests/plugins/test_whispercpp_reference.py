@@ -13,7 +13,7 @@ from whisper_cli import can_build, plain_wavs, transcribe_with_cli, whisper_cli
 from whisperd.client import Client
 from whisperd.worker.process import open_worker
 from whisperd.worker.protocol import BatchParams, DecodeOptions, EngineWindow, LoadParams
-from whisperd_testing import AUDIO, RunningDaemon
+from whisperd_testing import AUDIO, RunningDaemon, converted
 
 pytestmark = [
     pytest.mark.real,
@@ -22,8 +22,6 @@ pytestmark = [
 ]
 
 WAV_HEADER_BYTES = 44
-OF_SOURCE = {"float16": (0.9, 1.1), "int8": (0.5, 0.7)}
-"""The size of a converted model as a fraction of its source's."""
 
 
 @pytest.fixture(scope="module")
@@ -51,18 +49,10 @@ def test_the_text_equals_that_of_whisper_cli(
     client.runtimes.create(name, model, backend="whispercpp", compute_type=compute_type)
     client.runtimes.prepare(name)
     bundle = Path(client.natives.path(client.runtimes.show(name)["variant"])["path"])
-    file = converted(Path(client.models.path(model)["path"]), compute_type)
+    file = converted(model, "whispercpp", compute_type)
     expected, _ = transcribe_with_cli(whisper_cli(bundle), file, sounds)
     assert all(expected) and len(expected) == len(sounds) >= 6
     assert anyio.run(heard_by_us, bundle, file, compute_type, sounds) == expected
-
-
-def converted(model: Path, compute_type: str) -> Path:
-    """Return the conversion of a model."""
-    smallest, largest = (factor * (model / "model.bin").stat().st_size for factor in OF_SOURCE[compute_type])
-    files = model.parents[1].glob(f"converted/*/{compute_type}.ggml?")
-    (file,) = {file for file in files if smallest < file.stat().st_size < largest}
-    return file
 
 
 async def heard_by_us(bundle: Path, model: Path, compute_type: str, sounds: list[Path]) -> list[str]:
