@@ -567,8 +567,11 @@ class SlowKeeper(FakeKeeper):
         return self.tickets[-1]
 
 
-async def test_transcripts_leave_memory_once_they_are_saved(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("whisperd.jobs.manager.TRANSCRIPTS_IN_MEMORY", 1)
+@pytest.mark.parametrize(("limit", "value"), [("TRANSCRIPTS_IN_MEMORY", 1), ("AUDIO_IN_MEMORY_S", 15.0)])
+async def test_transcripts_leave_memory_once_they_are_saved(
+    monkeypatch: pytest.MonkeyPatch, limit: str, value: float
+) -> None:
+    monkeypatch.setattr(f"whisperd.jobs.manager.{limit}", value)
     keeper = SlowKeeper()
     async with open_house(keeper=cast(JobKeeper, keeper)) as house:
         jobs = [house.submit() for _ in range(3)]

@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 TRANSCRIPTS_IN_MEMORY = 32
 """Transcripts kept in memory: those of the last jobs, which are soon asked for; the database has the rest."""
+AUDIO_IN_MEMORY_S = 3600.0
+"""The most audio whose transcripts are kept in memory: with word times, those of an hour take 3 MB."""
 
 LIVE_JOBS_AT_ONCE = 8
 """Limit of live jobs. Each lasts as long as someone speaks, has its own decoder, and takes no job's slot."""
@@ -362,10 +364,13 @@ class JobManager:
         if job.transcript is None or not self._settings().jobs.keep_transcripts:
             return
         self._in_memory[job.id] = job
-        for old in list(self._in_memory.values())[:-TRANSCRIPTS_IN_MEMORY]:
-            if old.end is not None and old.end.is_saved:  # else this is the only copy
-                old.transcript = None
-                del self._in_memory[old.id]
+        room_s = AUDIO_IN_MEMORY_S
+        for place, kept in enumerate(reversed(list(self._in_memory.values()))):
+            room_s -= kept.transcript.duration if kept.transcript is not None else 0.0
+            is_old = place >= TRANSCRIPTS_IN_MEMORY or room_s < 0
+            if is_old and kept.end is not None and kept.end.is_saved:  # else this is the only copy
+                kept.transcript = None
+                del self._in_memory[kept.id]
 
     def _retry_failed_writes(self, jobs: Iterable[Job]) -> None:
         """Retry the failed writes of ended jobs: the disk may have room by now."""
