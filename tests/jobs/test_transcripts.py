@@ -143,6 +143,15 @@ async def test_the_number_of_hits_is_limited(house: House) -> None:
     assert [starts for _, starts in await house.search("echo", limit=5)] == [[0.0, 10.0, 30.0], [0.0, 10.0]]
 
 
+async def test_a_search_reads_only_the_transcripts_that_it_returns(house: House) -> None:
+    """Reading all that contain a common word may take seconds, in which nothing can be saved."""
+    number = await house.store_texts("an echo", "an echo")
+    unreadable = "UPDATE transcripts SET result = x'c1' WHERE id = ?"
+    await house.database.run(lambda connection: connection.execute(unreadable, (number,)))
+    await house.store_texts("an echo", "an echo", path="/b.mp3")
+    assert await house.search("echo", limit=2) == [("/b.mp3", [0.0, 10.0])]
+
+
 async def test_equal_hits_in_the_same_audio_are_reported_once(house: House) -> None:
     await house.store_texts("An echo.", "Silence.", "An echo.", content="a")
     await house.store_texts(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Sequence
-from itertools import count, islice
+from itertools import islice
 
 import msgspec
 
@@ -26,10 +26,15 @@ _BEGIN, _END = "\x02", "\x03"
 """Markers around search hits; no text contains control characters."""
 _WILDCARDS = frozenset("*?[")
 
-_SEARCH = """
+# In two steps: to sort whole rows, SQLite would read all transcripts with the words, which may be a gigabyte.
+_RANKED = """
+    SELECT t.id FROM transcripts_text JOIN transcripts t ON t.id = transcripts_text.rowid
+    WHERE {conditions} ORDER BY transcripts_text.rank, t.id DESC
+"""
+_MARKED = """
     SELECT t.path, t.created, t.content, t.result, highlight(transcripts_text, 0, ?, ?)
     FROM transcripts_text JOIN transcripts t ON t.id = transcripts_text.rowid
-    WHERE {conditions} ORDER BY transcripts_text.rank, t.id DESC LIMIT ? OFFSET ?
+    WHERE transcripts_text MATCH ? AND transcripts_text.rowid = ?
 """
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -126,20 +131,20 @@ class TranscriptStore:
         If several transcripts of the same audio have the same words at the same time, they count as one hit.
         """
         conditions, values = _conditions(query)
-        statement = _SEARCH.format(conditions=" AND ".join(conditions))
+        ranked = _RANKED.format(conditions=" AND ".join(conditions))
 
         def work(connection: sqlite3.Connection) -> list[FoundTranscript]:
             found: list[FoundTranscript] = []
             seen, room = _SeenHits(), limit
-            for page in count():
-                rows = connection.execute(statement, (_BEGIN, _END, *values, limit, page * limit)).fetchall()
-                for path, created, content, result, marked in rows:
+            for (number,) in connection.execute(ranked, values):
+                marked_text = connection.execute(_MARKED, (_BEGIN, _END, query.match, number))
+                for path, created, content, result, marked in marked_text:
                     transcript = self._read(result)
                     new = (hit for hit in _hits(transcript, marked) if seen.is_new(content, hit))
                     if hits := tuple(islice(new, room)):
                         room -= len(hits)
                         found.append(_found(path, created, transcript, hits))
-                if not room or len(rows) < limit:
+                if not room:
                     break
             return found
 
