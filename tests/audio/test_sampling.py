@@ -8,23 +8,32 @@ from hypothesis import strategies as st
 
 from whisperd.audio.clips import Clip
 from whisperd.audio.messages import SAMPLE_RATE
-from whisperd.audio.sampling import SAMPLE_S, best_stretch, places
+from whisperd.audio.sampling import HEARD_S, SAMPLE_S, best_stretch, places
 from whisperd.audio.speech import Span
 
 
 def test_places_are_spread_over_all_of_it() -> None:
-    assert [clip.start for clip in places(3600.0, (), 4)] == [450.0, 1350.0, 2250.0, 3150.0]
+    assert [clip.start for clip in places(3600.0, (), 4, 90.0)] == [450.0, 1350.0, 2250.0, 3150.0]
 
 
 @pytest.mark.parametrize("duration_s", [None, 0.0, 60.0])
 def test_a_short_file_or_one_of_unknown_length_has_none(duration_s: float | None) -> None:
-    assert places(duration_s, (), 5) == []
+    assert places(duration_s, (), 5, 90.0) == []
+
+
+@pytest.mark.parametrize(("duration_s", "count"), [(14.0, 1), (30.0, 3), (60.0, 5), (80.0, 5)])
+def test_a_short_file_whose_language_may_change_has_no_more_places_than_fit(
+    duration_s: float, count: int
+) -> None:
+    found = places(duration_s, (), 5, 14.0)
+    assert len(found) == count
+    assert all(clip.end == pytest.approx(clip.start + HEARD_S) for clip in found)
 
 
 def test_only_the_parts_that_are_wanted_are_listened_to() -> None:
-    found = places(3600.0, (Clip(100.0, 160.0), Clip(3300.0)), 4)
+    found = places(3600.0, (Clip(100.0, 160.0), Clip(3300.0)), 4, 90.0)
     assert [clip.start for clip in found] == [145.0, 3375.0, 3465.0, 3555.0]
-    assert places(3600.0, (Clip(100.0, 130.0),), 5) == []
+    assert places(3600.0, (Clip(100.0, 130.0),), 5, 90.0) == []
 
 
 @example(90.0, [(0.0, 0.0)], 1)
@@ -38,7 +47,7 @@ def test_places_lie_within_the_parts(duration_s: float, parts: list[tuple[float,
     for gap, length in parts:
         clips.append(Clip(position + gap, position + gap + length))
         position += gap + length + 1
-    for place in places(duration_s, clips, count):
+    for place in places(duration_s, clips, count, 90.0):
         assert place.end is not None
         assert place.start < place.end <= duration_s
         inside = [clip for clip in clips if clip.start <= place.start and place.end <= (clip.end or 0) + 1e-6]

@@ -197,6 +197,15 @@ async def test_with_auto_the_language_is_detected_per_window() -> None:
     assert transcript.language == "de"  # 14 s of 26 s
 
 
+@pytest.mark.parametrize("language", [None, "auto"])
+async def test_short_files_are_sampled_only_if_their_language_may_change(language: str | None) -> None:
+    stage = Stage(FakeDecoders([5.0]), language=language)
+    await stage.run()
+    (asked,) = stage.decoders.asked
+    assert asked.samples
+    assert (asked.samples_from_s < 30) == (language == "auto")
+
+
 async def test_overlapping_windows_are_decoded_with_word_times() -> None:
     stage = Stage(FakeDecoders([5.0, 6.0, 7.0, 8.0]))
     stage.decoders.shared = [0.0, 2.0, 0.0, 0.0]

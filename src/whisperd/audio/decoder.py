@@ -146,7 +146,7 @@ class _Service:
 
         if not request.samples:
             return
-        for place in places(duration_s, request.clips, request.samples):
+        for place in places(duration_s, request.clips, request.samples, request.samples_from_s):
             try:
                 with open_media(request.file, track=request.track) as media:
                     blocks = [block[0] for block in media.clip_blocks(place, only_by_seeking=True)]

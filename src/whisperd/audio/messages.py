@@ -69,6 +69,8 @@ class DecodeParams(Params, frozen=True):
     """Parts to decode, in order and without overlap; empty: everything."""
     samples: Annotated[int, msgspec.Meta(ge=0, le=16)] = 0
     """Number of pieces of speech, from all over the file, sent before its windows to detect its language."""
+    samples_from_s: Annotated[float, msgspec.Meta(gt=0)] = 90.0
+    """Shorter recordings have no samples: their first windows are most of them."""
     max_duration_s: Annotated[float, msgspec.Meta(gt=0)] = 48 * 3600.0
     """More audio than this is an error."""
     found: tuple[Found, ...] = ()

@@ -6,6 +6,7 @@ spread over the whole file. Times are seconds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from whisperd.audio.clips import Clip
@@ -14,8 +15,6 @@ from whisperd.audio.speech import Span
 
 __all__ = ["SAMPLE_S", "best_stretch", "places"]
 
-FROM_S = 90.0
-"""In a shorter recording, the first windows are most of it."""
 HEARD_S = 14.0
 """Length decoded at each place."""
 SAMPLE_S = 7.0
@@ -24,8 +23,9 @@ MIN_SPEECH_S = 1.5
 """A place with less speech is of no use."""
 
 
-def places(duration_s: float | None, clips: Sequence[Clip], count: int) -> list[Clip]:
-    """Return places, evenly spread over the parts of a recording; none if its length is short or unknown."""
+def places(duration_s: float | None, clips: Sequence[Clip], count: int, from_s: float) -> list[Clip]:
+    """Return places, evenly spread over the parts of a recording: at most `count`, and none if it is shorter
+    than `from_s`, or its length is unknown."""
     if duration_s is None:
         return []
     parts = [
@@ -33,8 +33,9 @@ def places(duration_s: float | None, clips: Sequence[Clip], count: int) -> list[
         for clip in clips or (Clip(0.0),)
     ]
     total_s = sum(max(0.0, end_s - start_s) for start_s, end_s in parts)
-    if total_s < FROM_S:
+    if total_s < from_s:
         return []
+    count = min(count, math.ceil(total_s / HEARD_S))
     found = []
     for number in range(count):
         rest_s = total_s * (number + 0.5) / count

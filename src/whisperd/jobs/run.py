@@ -53,6 +53,8 @@ VOTING_WINDOWS = 3
 """Windows that vote if there are no samples, because the file is short or not seekable."""
 FREE_WINDOW_S = 15.0
 """Longest window if the language may change from one window to the next."""
+FREE_SAMPLES_FROM_S = 14.0
+"""Length of a recording from which on it is then sampled: a shorter one is hardly more than one window."""
 SURE_PROBABILITY = 0.6
 """Below this probability of its own language, a window is transcribed in the language of the whole file."""
 
@@ -120,7 +122,9 @@ class JobRun:
             params = msgspec.structs.replace(params, samples=VOTING_SAMPLES)
         if self._is_free:
             longest_s = min(params.max_window_s, FREE_WINDOW_S)
-            params = msgspec.structs.replace(params, max_window_s=longest_s)
+            params = msgspec.structs.replace(
+                params, max_window_s=longest_s, samples_from_s=FREE_SAMPLES_FROM_S
+            )
         self._dispatcher.add_job(self._job.id, self._job.options.priority, self._progress.past)
         try:
             async with open_task_group() as tasks:
