@@ -89,6 +89,11 @@ class SpeechDetector:
         return self._start is None
 
     @property
+    def pause(self) -> int:
+        """Samples without speech before what is being spoken."""
+        return self._pause
+
+    @property
     def memory(self) -> bytes:
         """The last loudness values, valid while no one is speaking; packed without loss as 32-bit floats."""
         return _LEVELS.pack(*self._before)

@@ -86,9 +86,10 @@ class UtteranceCutter:
 
     def _best_cut(self) -> int:
         """Return the span before which to cut: at the longest pause that leaves speech on both sides."""
-        if len(self._spans) == 1:
-            return 1
-        return max(range(1, len(self._spans)), key=lambda at: (self._spans[at].pause, at))
+        pauses = [span.pause for span in self._spans[1:]]
+        if not self._detector.is_quiet:  # speech that is still open counts as a span
+            pauses.append(self._detector.pause)
+        return max(range(1, len(pauses) + 1), key=lambda at: (pauses[at - 1], at), default=1)
 
     def _finish(self, count: int, position: int) -> Iterator[Piece]:
         done, self._spans = self._spans[:count], self._spans[count:]
