@@ -199,6 +199,7 @@ def test_a_missing_command_is_an_error_even_if_help_cannot_be_printed(
         (("calibrate", "--shwo"), "usage.unknown_option", "--shwo", "Did you mean --show?"),
         (("calibrate", "--show", "--forget"), "usage.invalid", "--forget", "`whisperctl calibrate --help`"),
         (("transcribe",), "usage.invalid", "required: FILE", "`whisperctl transcribe --help`"),
+        (("watch", "retry"), "usage.invalid", "required: FOLDER.", "`whisperctl watch retry --help`"),
         (("jobs", "show", "a", "b"), "usage.invalid", "'b'", "`whisperctl jobs show --help`"),
         (("transcribe", "a", "--format", "doc"), "usage.invalid", "'doc'", "Use any of text, json, "),
         (("jobs", "result", "a", "--format", "doc"), "usage.invalid", "'doc'", "Use one of text, json, "),

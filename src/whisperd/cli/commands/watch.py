@@ -87,7 +87,11 @@ def _add_log(parser: Parser) -> None:
 def _add_files(parser: Parser) -> None:
     _add_name(parser)
     parser.add_argument(
-        "files", nargs="*", metavar="FILE", help="only these, failed or not (default: all that failed)"
+        "files",
+        nargs="*",
+        default=[],  # else argparse reports it as required, too, if FOLDER is missing
+        metavar="FILE",
+        help="only these, failed or not (default: all that failed)",
     )
     parser.add_argument("--all", action="store_true", help="all files in the folder, done or not")
 
