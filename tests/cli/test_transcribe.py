@@ -37,6 +37,13 @@ def test_one_file_prints_only_its_text(shared: RunningDaemon, tone: str) -> None
     assert (done.status, done.out, done.err) == (0, TEXT, "")
 
 
+def test_a_model_that_hears_nothing_prints_no_text(
+    shared: RunningDaemon, tone: str, toy: Callable[..., str]
+) -> None:
+    done = transcribe(shared, "--model", toy("deaf", says=""), tone)
+    assert (done.status, done.out, done.err) == (0, "", f"{tone}: no speech was found\n")
+
+
 def test_several_files_have_headings(shared: RunningDaemon, tone: str) -> None:
     done = transcribe(shared, tone, tone)
     assert (done.status, done.err) == (0, "")
