@@ -14,6 +14,7 @@ the hashes of all files of a stored model, or the stamps of all files of a folde
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import os
@@ -247,8 +248,13 @@ class ConvertedModels:
 
 
 def _prepare_folder(source: ConvertedSource, folder: Path) -> int:
-    """Prepare the folder for the files converted from a model; return how many bytes a file may take."""
+    """Prepare the folder for the files converted from a model; return how many bytes a file may take.
+
+    Raises OSError, also if nothing can be written there: the child would not say which file is concerned.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
     for leftover in folder.glob(".*"):  # of a conversion that was killed
         disk.remove(leftover)
     if source.in_place:
