@@ -95,6 +95,20 @@ def test_a_late_follower_gets_all_events_except_progress() -> None:
     assert late.events == [event for event in early.events if event["seq"] != 3]
 
 
+def test_a_late_follower_without_room_is_offered_no_more() -> None:
+    """There may be a hundred thousand events, and each offer takes time."""
+    events, offers = hub(), list[tuple[bytes, ...]]()
+    for number in range(100):
+        events.publish_job(segment("one", number))
+
+    def offer(*parts: bytes) -> bool:
+        offers.append(parts)
+        return len(offers) <= 10
+
+    events.subscribe(Subscription(offer, frozenset(["job:one"])))
+    assert len(offers) == 12, "ten events, one for which there is no room, and the number of those missed"
+
+
 def test_events_of_a_forgotten_job_are_not_replayed() -> None:
     events = hub()
     events.publish_job(TranscriptionCancelled(id="one", error={}))

@@ -51,11 +51,13 @@ class Subscription:
         self._offer = offer
         self._missed = 0
 
-    def send(self, event: bytes) -> None:
-        """Send an encoded event, or count it as missed."""
+    def send(self, *events: bytes) -> None:
+        """Send encoded events, and count those as missed for which there is no room."""
         self.catch_up()
-        if self._missed or not self._offer(self._head, event):
-            self._missed += 1
+        for place, event in enumerate(events):
+            if self._missed or not self._offer(self._head, event):
+                self._missed += len(events) - place
+                return
 
     def miss(self, count: int) -> None:
         """Count events that are no longer available."""
@@ -102,8 +104,7 @@ class EventHub:
         self._subscriptions.append(subscription)
         for topic in subscription.topics:
             subscription.miss(self._dropped[topic])
-            for event in self._kept.get(topic, ()):
-                subscription.send(event)
+            subscription.send(*self._kept.get(topic, ()))
             subscription.catch_up()
 
     def note_earlier_events(self, job: str) -> None:
