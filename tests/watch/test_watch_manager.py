@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from toy_runtime import until
 from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import WatchSettings
 from whisperd.tasks import open_task_group
-from whisperd.watch import WatchChanges, discovery, folder, manager, scanner, scheduler
+from whisperd.watch import WatchChanges, discovery, folder, manager, notifier, scanner, scheduler
 from whisperd.watch.ledger import Identity, Seen
 from whisperd.watch.log_table import KEPT_LOG_LINES, LogLine
 from whisperd.watch.output_table import Wanted
@@ -791,3 +792,39 @@ async def test_outputs_of_removed_watches_are_forgotten_even_without_watches(
         with anyio.fail_after(LIMIT_S):
             while await watches.store.run(lambda connection: connection.execute(remain).fetchone()[0]):
                 await anyio.sleep(0.005)
+
+
+@pytest.mark.parametrize("when", ["another is removed", "later"])
+async def test_a_folder_whose_changes_could_not_be_reported_is_polled_only_until_they_can(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """Linux limits how many folders a user may watch."""
+
+    @asynccontextmanager
+    async def limited(folders: Sequence[str], recursive: bool) -> AsyncIterator[Any]:
+        if len(folders) > room:
+            raise notifier._Refused("no space left on device")
+        async with listen(folders, recursive) as next_batch:
+            yield next_batch
+
+    room, listen = 1, notifier._listen
+    monkeypatch.setattr(notifier, "_listen", limited)
+    if when == "later":
+        monkeypatch.setattr(manager, "ROOT_INTERVAL_S", 0.01)
+    async with open_watches(tmp_path) as watches:
+        for name in ("one", "other"):
+            (tmp_path / name).mkdir()
+            preset = await watches.manager.add(str(tmp_path / name), WatchChanges())
+            await watches.manager.scan(preset.id)
+        await until(lambda: [one for one in watches.folders() if one.is_polled])
+        polled = next(one for one in watches.folders() if one.is_polled)
+        if when == "later":
+            room = 2
+            monkeypatch.setattr(manager, "RETIRE_INTERVAL_S", 0.0)
+        else:
+            (kept,) = (one for one in watches.folders() if not one.is_polled)
+            await watches.manager.remove(kept.preset.id)
+        await until(lambda: not polled.is_polled and polled.real in watches.manager._notifier.folders)
+        put(Path(polled.preset.path), "a.wav")
+        await until((Path(polled.preset.path) / "a.en.txt").exists)
+        assert not polled.is_polled

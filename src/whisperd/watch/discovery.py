@@ -115,6 +115,7 @@ class Discovery:
                 await self._sift(await self._existing(part))
         except TimeoutError:
             log.warning("watch folder %s: the folder does not respond", self._watch)
+            folder.is_silent = True
             folder.poll()
             await self._set_absent("The folder does not respond.")
 
@@ -159,7 +160,7 @@ class Discovery:
         if root == before:
             return
         file_system = await folder.in_thread(lambda: file_system_of(self._path))
-        folder.is_polled = needs_polling(file_system)
+        folder.is_silent, folder.is_refused = needs_polling(file_system), False
         folder.root, folder.problem, self._was_absent = root, None, False
         if was_absent:
             log.info("watch folder %s: the folder is back", self._watch)

@@ -56,8 +56,10 @@ class WatchFolder:
         """The folder and its `move_to`, by path, as last resolved."""
         self.unmounted: dict[str, str] = {}
         """The inodes of the mount points in it whose disk is not mounted; "" is the folder itself."""
-        self.is_polled = False
-        """The system does not report changes there, so the folder is scanned at intervals."""
+        self.is_silent = False
+        """Its file system reports no changes, or does not respond."""
+        self.is_refused = False
+        """The system did not report its changes when last asked to, perhaps because a limit was reached."""
         self.is_scanning = False
         self.backoff = Backoff(settings)
         self.problem: WhisperdError | None = None
@@ -96,6 +98,11 @@ class WatchFolder:
         return self.selection.takes(path)
 
     @property
+    def is_polled(self) -> bool:
+        """Whether it is scanned at short intervals, because nothing reports its changes."""
+        return self.is_silent or self.is_refused
+
+    @property
     def landmarks(self) -> dict[str, str | None]:
         """Folders and their inodes, which change when a folder or disk appears, vanishes or is replaced."""
         places = {self.full(place): inode for place, inode in self.unmounted.items() if place}
@@ -132,8 +139,7 @@ class WatchFolder:
         self.wake.set()
 
     def poll(self) -> None:
-        """Scan at intervals from now on, as the system does not report changes here."""
-        self.is_polled = True
+        """Scan soon, and at short intervals from then on."""
         self.scan_by(anyio.current_time() + self._settings().poll_interval_s)
 
     def retry_in(self, path: str, delay_s: float) -> None:

@@ -155,7 +155,7 @@ class WatchManager:
             if not self._folders:
                 self._any = anyio.Event()
             folder.scope.cancel()
-            self._update_notifier()
+            self._retry_refused()
         for job in jobs:
             self._jobs.cancel(job)
         log.info("watch folder %s removed", preset.id)
@@ -277,7 +277,17 @@ class WatchManager:
 
     def _on_refused(self, path: str) -> None:
         for folder in self._folders_at(path):
+            folder.is_refused = True
             folder.poll()
+
+    def _retry_refused(self) -> None:
+        """Ask the system again to report changes where it refused to: there may be room now."""
+        refused = [folder for folder in self._folders.values() if folder.is_refused]
+        for folder in refused:
+            folder.is_refused = False
+        self._update_notifier()
+        if refused:
+            self._notifier.renew()
 
     def _folders_at(self, path: str) -> list[WatchFolder]:
         """Return the watches of this path: perhaps none any longer, or several, if links lead to it."""
@@ -293,6 +303,7 @@ class WatchManager:
             await self._check_folders([one for one in self._folders.values() if not one.is_polled])
             if anyio.current_time() - retired_s > RETIRE_INTERVAL_S:
                 retired_s = anyio.current_time()
+                self._retry_refused()
                 await self._retire()
 
     async def _check_folders(self, folders: Sequence[WatchFolder]) -> None:
