@@ -248,8 +248,8 @@ room = []
 for prompt in (None, "one two three four five " * 40):
     options = DecodeOptions(language="en", temperatures=(0.0,), beam_size=1, prompt=prompt, word_times=True)
     engine.transcribe(windows[:1], options)
-    assert all(attempt.is_endless for attempt in attempts)
-    room.append(min(len(attempt.tokens) for attempt in attempts))
+    assert all(attempt.is_endless or attempt.is_cut_off for attempt in attempts)
+    room.append((min(len(attempt.tokens) for attempt in attempts), attempts[0].is_cut_off))
     attempts.clear()
 print(json.dumps(room))
 """
@@ -274,7 +274,7 @@ print(json.dumps(model.decoded))
 @pytest.mark.parametrize(
     ("seconds", "room"), [(6, [token_limit(6), token_limit(6)]), (28, [440, 220])], ids=["short", "long"]
 )
-def test_a_text_may_fill_all_its_room_but_is_then_doubted(
+def test_a_text_may_fill_all_its_room_and_counts_as_endless_or_cut_off(
     client: Client, tmp_path: Path, seconds: int, room: list[int]
 ) -> None:
     """Without a prompt, and with one that takes up half of the decoder's context."""
@@ -283,7 +283,8 @@ def test_a_text_may_fill_all_its_room_but_is_then_doubted(
     size = 2 * seconds * SAMPLE_RATE
     sound.write_bytes(_samples("austen-0870.wav")[:size].ljust(size, b"\0"))
     found = json.loads(run_python(RECORDING + ENDLESS, str(bundle), model, str(sound), env=os.environ))
-    assert all(tokens >= least for tokens, least in zip(found, room, strict=True)), found
+    assert all(tokens >= least for (tokens, _), least in zip(found, room, strict=True)), found
+    assert [is_cut_off for _, is_cut_off in found] == [seconds == 28] * 2
 
 
 def test_a_doubted_text_gets_no_word_times(client: Client, tmp_path: Path) -> None:

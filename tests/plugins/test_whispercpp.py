@@ -200,6 +200,33 @@ def test_a_very_long_word_does_not_block_the_library(loaded: tuple[Path, LoadPar
     assert is_whole and longest < 100
 
 
+CUT_OFF = """
+import json, sys
+from pathlib import Path
+from types import SimpleNamespace
+from whisperd.isolation import enter_bundle
+bundle, model = sys.argv[1:]
+enter_bundle(Path(bundle), "whisperd_whispercpp")
+from whisperd.worker.protocol import EngineWindow, LoadParams
+from whisperd_whispercpp.engine import load
+engine = load(LoadParams(model_path=model, compute_type="int8"))
+decoded = SimpleNamespace(
+    tokens=(440,) * 220, times=[0.0] * 221, probabilities=[1.0] * 220, avg_logprob=0.0, no_speech_prob=0.0,
+    is_ended=False,
+)
+attempts = [engine._attempt(decoded, 0.0, EngineWindow(pcm=bytes(32_000 * seconds))) for seconds in (5, 26)]
+print(json.dumps([[attempt.is_endless, attempt.is_cut_off] for attempt in attempts]))
+"""
+
+
+def test_a_text_that_fills_the_decoder_is_endless_only_if_nobody_speaks_so_fast(
+    loaded: tuple[Path, LoadParams],
+) -> None:
+    """The library writes no more than 220 tokens."""
+    told = run_python(CUT_OFF, str(loaded[0]), loaded[1].model_path, env=os.environ)
+    assert json.loads(told) == [[True, False], [False, True]]
+
+
 GIVING_UP = """
 import json, sys
 from pathlib import Path

@@ -75,6 +75,14 @@ def test_an_attempt_is_sure_from_a_probability_of_four_fifths_unless_it_looks_ba
     assert not attempt(logprob=-0.01, tokens=()).is_sure
 
 
+def test_a_text_that_was_cut_off_is_not_retried_but_reported() -> None:
+    cut_off = attempt(logprob=-0.01, is_cut_off=True)
+    assert not cut_off.is_sure
+    assert tried(cut_off, []) == (cut_off, [])
+    assert cut_off.result(("en", 1.0), 5.0).is_cut_off
+    assert not attempt().result(("en", 1.0), 5.0).is_cut_off
+
+
 def test_a_long_text_needs_a_higher_probability() -> None:
     assert attempt(logprob=-0.1, tokens=tuple(range(89))).is_sure
     assert not attempt(logprob=-0.1, tokens=tuple(range(90))).is_sure

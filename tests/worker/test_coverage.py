@@ -159,6 +159,21 @@ def test_a_repeated_sentence_is_no_gain() -> None:
     assert len(result.segments) == 1
 
 
+@pytest.mark.parametrize("fits", [True, False])
+def test_a_window_whose_text_the_decoder_had_to_cut_off_is_split(fits: bool) -> None:
+    class Limited(Forgetful):
+        def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
+            answers = super().transcribe(windows, options)
+            is_long = not fits or windows[0].duration_s > 20
+            return [msgspec.structs.replace(answer, is_cut_off=is_long) for answer in answers]
+
+    engine = Limited(most=4)
+    (result,) = transcribe_whole(engine.transcribe, [window(*FOUR, duration_s=22.2)], DecodeOptions())
+    assert engine.heard[1:3] == pytest.approx([11.3, 10.9])
+    assert result.is_cut_off == (not fits)
+    assert len(result.segments) == 4
+
+
 def test_a_loop_is_broken_by_splitting() -> None:
     class Circling(Forgetful):
         def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:

@@ -43,7 +43,9 @@ class Attempt:
     """Mean over the tokens, including the end-of-text token."""
     no_speech_prob: float
     is_endless: bool
-    """Whether it was cut off at the token limit."""
+    """Whether it has more tokens than can be spoken in the time."""
+    is_cut_off: bool = False
+    """Whether it ends where the decoder has no more room, although more may have been said."""
     words: Sequence[Word] = field(default=())
     """With their times, if they were requested."""
 
@@ -80,7 +82,8 @@ class Attempt:
         """Whether the model is so sure of this greedy decoding that a beam search cannot improve it."""
         total = self.avg_logprob * (len(self.tokens) + 1)  # with the end-of-text token
         is_likely = self.avg_logprob >= SURE_LOGPROB and total >= SURE_TOTAL_LOGPROB
-        return bool(self.tokens) and is_likely and not self.is_doubtful(had_full_context=False)
+        is_whole = bool(self.tokens) and not self.is_cut_off
+        return is_whole and is_likely and not self.is_doubtful(had_full_context=False)
 
     def is_doubtful(self, *, had_full_context: bool) -> bool:
         """Whether to recompute it: it looks bad, or is an echo that the full context may remove."""
@@ -99,7 +102,12 @@ class Attempt:
         """Return the result for a window of this length; `language` is a code and its probability."""
         code, probability = language
         segments = self.segments(duration_s)
-        return WindowResult(language=code, language_probability=probability, segments=segments)
+        return WindowResult(
+            language=code,
+            language_probability=probability,
+            segments=segments,
+            is_cut_off=self.is_cut_off,
+        )
 
     def segments(self, duration_s: float) -> tuple[EngineSegment, ...]:
         """Return one segment for each sentence if the times of the words are known, else one for the window.

@@ -189,7 +189,8 @@ def cut_at_words(missing: Missing, duration_s: float) -> float | None:
 def merge(first: WindowResult, second: WindowResult, cut_s: float) -> WindowResult:
     """Combine the results of a window's parts before and after `cut_s`."""
     moved = (_later(one, cut_s) for one in second.segments)
-    return msgspec.structs.replace(first, segments=(*first.segments, *moved))
+    is_cut_off = first.is_cut_off or second.is_cut_off
+    return msgspec.structs.replace(first, segments=(*first.segments, *moved), is_cut_off=is_cut_off)
 
 
 def _later(segment: EngineSegment, by_s: float) -> EngineSegment:
@@ -213,7 +214,7 @@ def _completed(
     missing = find_missing(result.segments, window.spoken)
     exact = is_exact(result.segments, window.spoken)
     is_missing = missing.length_s > (MISSING_WORDS_S if exact else MISSING_S)
-    if not is_missing and not _goes_in_circles(result):
+    if not (is_missing or result.is_cut_off or _goes_in_circles(result)):
         return result
     cut_s = cut_at_words(missing, window.duration_s) if exact and is_missing else None
     cut_s = cut_s or best_cut(window.spoken, window.duration_s, missing if is_missing else None)
@@ -253,7 +254,7 @@ def _without_echoes(result: WindowResult) -> WindowResult:
 def _is_better(again: WindowResult, result: WindowResult, least_gain: float) -> bool:
     if _goes_in_circles(again) or any(is_guess(one.avg_logprob) for one in again.segments):
         return False
-    if _goes_in_circles(result):
+    if _goes_in_circles(result) or (result.is_cut_off and not again.is_cut_off):
         return True
     before, now = (sum(spoken_letters(one.text) for one in of.segments) for of in (result, again))
     return now >= max(before + MIN_GAIN_LETTERS, before * least_gain)

@@ -172,6 +172,8 @@ class WindowResult(msgspec.Struct, frozen=True, kw_only=True):
     language: str
     language_probability: float
     segments: tuple[EngineSegment, ...]
+    is_cut_off: bool = False
+    """Whether the text may be incomplete, because the decoder can write no more tokens at once."""
 
 
 UNWANTED = WindowResult(language="en", language_probability=0.0, segments=())

@@ -290,7 +290,7 @@ class CTranslate2Engine:
             **search,
         )
         return [
-            _attempt(result, tokenizer, temperature, min(most, token_limit(window.duration_s)))
+            _attempt(result, tokenizer, temperature, most, window)
             for result, window in zip(results, group.windows, strict=True)
         ]
 
@@ -391,9 +391,12 @@ def _tokens(tokenizer: Tokenizer, text: str | None) -> list[int]:
     return [token for token in tokenizer.encode(f" {text.strip()}") if token < tokenizer.eot] if text else []
 
 
-def _attempt(result: Any, tokenizer: Tokenizer, temperature: float, limit: int) -> Attempt:
+def _attempt(
+    result: Any, tokenizer: Tokenizer, temperature: float, most: int, window: EngineWindow
+) -> Attempt:
     tokens: list[int] = result.sequences_ids[0]
     of_text = tuple(token for token in tokens if token < tokenizer.eot)
+    is_endless = len(tokens) >= token_limit(window.duration_s)
     return Attempt(
         tokens=of_text,
         text=tokenizer.decode(list(of_text)),
@@ -401,7 +404,8 @@ def _attempt(result: Any, tokenizer: Tokenizer, temperature: float, limit: int) 
         # CTranslate2 averages over the tokens without the closing one; Whisper includes it.
         avg_logprob=result.scores[0] * len(tokens) / (len(tokens) + 1),
         no_speech_prob=result.no_speech_prob,
-        is_endless=len(tokens) >= limit,
+        is_endless=is_endless,
+        is_cut_off=len(tokens) >= most and not is_endless,
     )
 
 

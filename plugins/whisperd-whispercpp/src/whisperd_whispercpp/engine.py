@@ -170,13 +170,15 @@ class WhisperCppEngine:
         words = timed_words(
             decoded.tokens, decoded.times, decoded.probabilities, self._text, window.duration_s
         )
+        is_endless = not decoded.is_ended and len(decoded.tokens) >= token_limit(window.duration_s)
         return Attempt(
             tokens=decoded.tokens,
             text=self._text(decoded.tokens),
             temperature=temperature,
             avg_logprob=decoded.avg_logprob,
             no_speech_prob=decoded.no_speech_prob,
-            is_endless=not decoded.is_ended,
+            is_endless=is_endless,
+            is_cut_off=not (decoded.is_ended or is_endless),
             words=settle(words, find_pauses(_samples(window))),
         )
 
