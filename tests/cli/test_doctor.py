@@ -36,7 +36,7 @@ def user(make_daemon: MakeDaemon, tmp_path: Path) -> RunningDaemon:
         "WHISPERD_MODELS_DIR": str(tmp_path / "models"),
         "PIP_CONFIG_FILE": os.devnull,
         "PIP_NO_INDEX": "1",
-        "PIP_FIND_LINKS": str(tmp_path / "wheels"),
+        "PIP_FIND_LINKS": (tmp_path / "wheels").as_uri(),
         "COLUMNS": "200",
     }
     daemon = make_daemon(env=places)

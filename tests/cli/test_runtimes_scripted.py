@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -482,7 +483,7 @@ def test_a_daemon_of_another_version_is_reported(daemon: ScriptedDaemon, ctl: Ct
     )
     err = ctl("runtimes", "list")[2].splitlines()
     assert err[0].startswith("whisperctl: The daemon has version 0.0.1, but whisperctl has ")
-    assert f"`whisperctl --socket {daemon.path} daemon restart`" in err[1]
+    assert f"`whisperctl --socket {shlex.quote(str(daemon.path))} daemon restart`" in err[1]
     assert ctl("runtimes", "list", "--quiet")[2] == ctl("runtimes", "list", "--json")[2] == ""
 
 

@@ -65,7 +65,7 @@ def settings(text: str) -> dict[str, str]:
 def test_the_systemd_units() -> None:
     service, socket = (settings(file.text) for file in systemd(place()).files)
     assert service["Type"] == "notify"
-    assert service["ExecStart"] == f"{sys.executable} -P -m whisperd"
+    assert service["ExecStart"] == f"{unit_quoted(sys.executable)} -P -m whisperd"
     assert service["OOMPolicy"] == "continue"
     assert float(service["WatchdogSec"]) > 0
     assert socket["ListenStream"] == "%t/whisperd/daemon.sock"
