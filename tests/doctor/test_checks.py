@@ -198,6 +198,16 @@ def test_a_new_user_has_nothing_to_fix() -> None:
             "CUDA_PATH names no folder.",
         ),
         (
+            {
+                "hardware": Hardware(
+                    cuda_libraries=libraries(("cublas", "11"), ("cublas", "12.4"), ("cudnn", "8"))
+                )
+            },
+            "libraries",
+            "warning",
+            "2 versions of cublas",
+        ),
+        (
             {"hardware": Hardware(unknown={"cuda_libraries": "Looking at it crashed (signal SIGSEGV)."})},
             "hardware",
             "warning",
@@ -249,7 +259,7 @@ def test_a_full_disk_names_the_folder_that_needs_the_most_space() -> None:
         with_gpus(gpus=(CARD,), driver="550"),
         with_gpus(problem=unavailable("no_driver")),
         with_gpus(problem=unavailable("no_gpu"), driver="550"),
-        {"hardware": Hardware(cuda_libraries=libraries(("cublas", "11"), ("cublas", "12"), ("cudnn", "9")))},
+        {"hardware": Hardware(cuda_libraries=libraries(("cublas", "12"), ("cublas", "12"), ("cudnn", "9")))},
         {"models": ()},
     ],
 )

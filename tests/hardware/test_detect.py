@@ -199,14 +199,16 @@ def test_variables_that_name_missing_folders_are_reported() -> None:
     assert libraries(found, "blas") == []
 
 
-def test_libraries_of_versions_that_no_variant_uses_are_no_fault() -> None:
+def test_unusable_library_versions_are_reported() -> None:
     found = computer("cublas_10")
     assert libraries(found) == [
         ("cublas", "10.2.3.254", "CUDA_PATH"),
         ("cudart", "10.2", "CUDA_PATH"),
         ("cublas", "13", "LD_LIBRARY_PATH"),
     ]
-    assert not notes(found)
+    assert notes(found).count("which no variant uses") == 2
+    assert "CUDA_PATH leads to /usr/local/cuda-10.2/lib64/libcublas.so.10.2.3.254 " in notes(found)
+    assert "/opt/cuda-13/lib64/libcublas.so.13 of CUDA 13, which no variant uses" in notes(found)
 
 
 @pytest.mark.parametrize(

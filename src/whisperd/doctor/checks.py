@@ -371,6 +371,19 @@ def _libraries(facts: Facts) -> Iterator[Finding]:
     for note in (*(cuda.notes if cuda else ()), *(blas.notes if blas else ())):
         clean = False
         yield _warning(name, note, "Correct that variable or unset it, then run `whisperctl daemon restart`.")
+    majors = Counter(
+        library.name
+        for library in {(one.name, one.major): one for one in (cuda.found if cuda else ())}.values()
+        if library.major is not None
+    )
+    for library, count in majors.items():
+        if count > 1:
+            clean = False
+            yield _warning(
+                name,
+                f"This computer has {count} versions of {library}.",
+                "Bundles bring their own; if you use none, set CUDA_PATH to the right version.",
+            )
     if clean:
         yield _ok(name, "no conflicts")
 

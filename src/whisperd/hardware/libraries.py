@@ -20,6 +20,8 @@ __all__ = ["find_blas", "find_cuda_libraries", "parse_loader_cache"]
 
 LDCONFIG: Final = "/sbin/ldconfig"
 CACHE: Final = "the loader's cache"
+USED_CUDA: Final = (11, 12)
+"""The major versions of CUDA that variants are built with."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ def find_cuda_libraries(probes: Probes) -> Libraries:
     found = _find(probes, places, _CUDA_FILES)
     return Libraries(
         found=found,
-        notes=tuple(_notes(probes, "CUDA_PATH", own, found)),
+        notes=(*_notes(probes, "CUDA_PATH", own, found), *_unused_versions(found)),
     )
 
 
@@ -259,3 +261,17 @@ def _notes(probes: Probes, variable: str, places: Sequence[Place], found: Sequen
         yield f"{variable} is ignored: the folder {root!r:.100} does not exist."
     elif places:
         yield f"{variable} is ignored: no library was found in {root!r:.100}."
+
+
+def _unused_versions(found: Sequence[Library]) -> Iterator[str]:
+    """Yield a note for each library that the user's variables lead to, but whose version no variant uses."""
+    reported = set()
+    for library in found:
+        is_set = library.source in ("CUDA_PATH", "LD_LIBRARY_PATH") and library.name != "cudnn"
+        is_used = library.major is None or library.major in USED_CUDA
+        if is_set and not is_used and (library.source, library.major) not in reported:
+            reported.add((library.source, library.major))
+            yield (
+                f"{library.source} leads to {library.path} of CUDA {library.major}, which no variant uses: "
+                f"they bring their own libraries of CUDA {' and '.join(map(str, USED_CUDA))}."
+            )
