@@ -27,7 +27,7 @@ def add(parser: Parser) -> None:
     parser.add_verb("list", list_, "list the profiles")
     parser.add_verb("show", show, "show the details of a profile", _add_name)
     parser.add_verb("create", create, "create a profile", _add_creation)
-    parser.add_verb("edit", edit, "change a profile", _add_edition)
+    parser.add_verb("edit", edit, "change the given options of a profile", _add_edition)
     parser.add_verb("delete", delete, "delete profiles", _add_names)
 
 

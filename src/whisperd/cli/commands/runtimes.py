@@ -43,7 +43,9 @@ def add(parser: Parser) -> None:
     parser.add_verb("list", list_, "list the runtimes; * marks the default", _add_watch)
     parser.add_verb("show", show, "show the details and history of a runtime", _add_name)
     parser.add_verb("create", create, "create a runtime", _add_creation)
-    parser.add_verb("edit", edit, "change a runtime, and reload it if necessary", _add_edition)
+    parser.add_verb(
+        "edit", edit, "change the given options of a runtime, and reload it if necessary", _add_edition
+    )
     parser.add_verb("delete", delete, "unload and delete runtimes", _add_names)
     parser.add_verb("prepare", prepare, "download everything that runtimes need", _add_names)
     parser.add_verb("load", load, "load runtimes into memory", _add_names)

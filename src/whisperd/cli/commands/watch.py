@@ -53,7 +53,7 @@ def add(parser: Parser) -> None:
     parser.add_verb("add", add_, "watch a folder", _add_creation)
     parser.add_verb("list", list_, "list the watch folders")
     parser.add_verb("show", show, "show the details of a watch folder", _add_name)
-    parser.add_verb("edit", edit, "change a watch folder's settings", _add_edition)
+    parser.add_verb("edit", edit, "change the given options of a watch folder", _add_edition)
     parser.add_verb("remove", remove, "stop watching folders; written files stay", _add_names)
     parser.add_verb("pause", pause, "start no more files; those in progress are finished", _add_names)
     parser.add_verb("resume", resume, "resume paused folders", _add_names)
