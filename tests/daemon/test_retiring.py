@@ -24,12 +24,17 @@ async def test_retiring_continues_after_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(resuming, "RETIRE_INTERVAL_S", 0.0)
+    retired: list[str] = []
     failures = [WhisperdError("disk.full", "There is no room.", ""), RuntimeError("a mistake")]
     has_worked = anyio.Event()
 
     async def retire(_clock_lead_s: float) -> None:
         if failures:
             raise failures.pop(0)
+        retired.append("transcripts")
+
+    async def retire_watches(_clock_lead_s: float) -> None:
+        retired.append("watches")
 
     async def clear_leftovers() -> None:
         has_worked.set()
@@ -38,6 +43,7 @@ async def test_retiring_continues_after_a_failure(
         database=SimpleNamespace(path=tmp_path / "whisperd.sqlite3"),
         jobs=SimpleNamespace(retire=lambda _clock_lead_s: None),
         job_keeper=SimpleNamespace(retire=retire),
+        watches=SimpleNamespace(retire=retire_watches),
         models=SimpleNamespace(clear_leftovers=anyio.lowlevel.checkpoint),
         natives=SimpleNamespace(clear_leftovers=clear_leftovers),
     )
@@ -46,6 +52,7 @@ async def test_retiring_continues_after_a_failure(
         with anyio.fail_after(60):
             await has_worked.wait()
         tasks.cancel_scope.cancel()
+    assert retired[:2] == ["transcripts", "watches"]
     assert "There is no room." in caplog.text
     assert "a mistake" in caplog.text
 

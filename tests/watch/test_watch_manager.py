@@ -581,7 +581,7 @@ async def test_an_unresponsive_folder_does_not_stop_checks_of_the_others(
     dead = tmp_path / "dead"
     dead.mkdir()
     hung: list[str] = []
-    retired: list[str] = []
+    asked: list[str] = []
 
     def folder_inode(path: str) -> str | None:
         if path == str(dead) and is_dead:
@@ -589,15 +589,12 @@ async def test_an_unresponsive_folder_does_not_stop_checks_of_the_others(
             held.wait()
         return inode_of(path)
 
-    async def retire(watches: list[str], _moment: str) -> None:
-        retired.extend(watches)
-
     is_dead, inode_of = False, scanner.folder_inode
     monkeypatch.setattr(scanner, "folder_inode", folder_inode)
     monkeypatch.setattr(manager, "ROOT_INTERVAL_S", 0.01)
     monkeypatch.setattr(manager, "LOOK_TIMEOUT_S", 0.05)
     monkeypatch.setattr(manager, "TOGETHER_S", 0.05)
-    monkeypatch.setattr(manager, "RETIRE_INTERVAL_S", 0.0)
+    monkeypatch.setattr(manager, "REFUSED_INTERVAL_S", 0.0)
     async with open_watches(tmp_path) as watches:
         for path in (dead, inbox):
             await watches.manager.scan((await watches.manager.add(str(path), WatchChanges())).id)
@@ -608,8 +605,8 @@ async def test_an_unresponsive_folder_does_not_stop_checks_of_the_others(
         inbox.rename(tmp_path / "away")
         inbox.mkdir()
         await until(lambda: other.root not in (None, before))
-        monkeypatch.setattr(watches.store, "retire", retire)
-        await until(lambda: retired)
+        monkeypatch.setattr(watches.manager, "_retry_refused", lambda: asked.append("again"))
+        await until(lambda: asked)
 
 
 async def test_an_unexpected_error_of_a_check_does_not_end_the_daemon(
@@ -777,8 +774,9 @@ async def test_files_that_have_been_missing_for_long_are_forgotten(tmp_path: Pat
         assert len(list(inbox.glob("*.txt"))) == 3, "their texts stay"
 
 
+@pytest.mark.parametrize(("clock_lead_s", "kept"), [(0.0, 0), (100 * 365 * 86_400, 1)])
 async def test_outputs_of_removed_watches_are_forgotten_even_without_watches(
-    tmp_path: Path, inbox: Path
+    tmp_path: Path, inbox: Path, clock_lead_s: float, kept: int
 ) -> None:
     put(inbox, "a.wav")
     async with open_watches(tmp_path) as watches:
@@ -787,11 +785,9 @@ async def test_outputs_of_removed_watches_are_forgotten_even_without_watches(
         await watches.manager.remove(preset.id)
         long_ago = "UPDATE former_outputs SET since = '2000-01-01T00:00:00.000Z'"
         assert await watches.store.run(lambda connection: connection.execute(long_ago).rowcount) == 1
-    async with open_watches(tmp_path) as watches:
+        await watches.manager.retire(clock_lead_s)
         remain = "SELECT count(*) FROM former_outputs"
-        with anyio.fail_after(LIMIT_S):
-            while await watches.store.run(lambda connection: connection.execute(remain).fetchone()[0]):
-                await anyio.sleep(0.005)
+        assert await watches.store.run(lambda connection: connection.execute(remain).fetchone()) == (kept,)
 
 
 @pytest.mark.parametrize("when", ["another is removed", "later"])
@@ -820,7 +816,7 @@ async def test_a_folder_whose_changes_could_not_be_reported_is_polled_only_until
         polled = next(one for one in watches.folders() if one.is_polled)
         if when == "later":
             room = 2
-            monkeypatch.setattr(manager, "RETIRE_INTERVAL_S", 0.0)
+            monkeypatch.setattr(manager, "REFUSED_INTERVAL_S", 0.0)
         else:
             (kept,) = (one for one in watches.folders() if not one.is_polled)
             await watches.manager.remove(kept.preset.id)

@@ -66,12 +66,13 @@ async def retire_jobs(service: Service) -> None:
             lead_s = await to_thread.run_sync(_clock_lead_s, service.database.path.with_name(LAST_CLEANUP))
             service.jobs.retire(lead_s)
             await service.job_keeper.retire(lead_s)
+            await service.watches.retire(lead_s)
             await service.models.clear_leftovers()
             await service.natives.clear_leftovers()
         except WhisperdError as error:
-            log.warning("old transcripts cannot be deleted: %s (%s)", error.message, error.code)
+            log.warning("what is old cannot be deleted: %s (%s)", error.message, error.code)
         except Exception:  # not a reason to end the daemon
-            log.exception("old jobs, transcripts and downloads cannot be deleted")
+            log.exception("what is old cannot be deleted")
         await anyio.sleep(RETIRE_INTERVAL_S)
 
 

@@ -16,7 +16,7 @@ from anyio import to_thread
 from anyio.abc import TaskGroup
 
 from whisperd.clock import now_rfc3339, rfc3339_ago
-from whisperd.rpc.errors import WhisperdError, from_sendable
+from whisperd.rpc.errors import from_sendable
 from whisperd.settings import WatchSettings
 from whisperd.tasks import keep_running, open_task_group
 from whisperd.threads import run_abandonable
@@ -44,7 +44,8 @@ ROOT_INTERVAL_S: Final = 30.0
 TOGETHER: Final = "all watch folders/."
 TOGETHER_S: Final = 5.0
 """How long all folders together may take to respond before each is checked alone."""
-RETIRE_INTERVAL_S: Final = 6 * 3600.0
+REFUSED_INTERVAL_S: Final = 6 * 3600.0
+"""How often to ask again for changes in folders for which the system refused to report them."""
 
 
 class WatchManager:
@@ -189,6 +190,11 @@ class WatchManager:
         """Return the log of a watch, oldest first."""
         return await self._store.log.read(self._find(name).preset.id, limit)
 
+    async def retire(self, clock_lead_s: float = 0.0) -> None:
+        """Delete what is older than the settings allow. `clock_lead_s` is how far the clock may be ahead."""
+        keep_s = self._settings().keep_days * 86_400
+        await self._store.retire(list(self._folders), rfc3339_ago(keep_s + clock_lead_s))
+
     def _find(self, name: str) -> WatchFolder:
         """Return a watch by its id or its folder. Raises `watch.unknown`."""
         paths = {os.path.normpath(one) for one in (name, from_sendable(name))}
@@ -294,17 +300,15 @@ class WatchManager:
         return [folder for folder in self._folders.values() if folder.real == path]
 
     async def _maintain(self) -> None:
-        """Check regularly that the folders are still the same ones, and delete old records."""
-        retired_s = anyio.current_time()
-        await self._retire()
+        """Check regularly that the folders are the same ones, and whether refused ones can be reported on."""
+        asked_s = anyio.current_time()
         while True:
             await self._any.wait()  # without watches, this task never wakes
             await anyio.sleep(ROOT_INTERVAL_S)
             await self._check_folders([one for one in self._folders.values() if not one.is_polled])
-            if anyio.current_time() - retired_s > RETIRE_INTERVAL_S:
-                retired_s = anyio.current_time()
+            if anyio.current_time() - asked_s > REFUSED_INTERVAL_S:
+                asked_s = anyio.current_time()
                 self._retry_refused()
-                await self._retire()
 
     async def _check_folders(self, folders: Sequence[WatchFolder]) -> None:
         """Request scans of folders that were replaced. One thread checks them all while they all respond."""
@@ -330,13 +334,6 @@ class WatchManager:
         for folder, landmarks, found in zip(folders, before, now, strict=True):
             if found != landmarks and not folder.is_scanning:
                 folder.request_scan()
-
-    async def _retire(self) -> None:
-        moment = rfc3339_ago(self._settings().keep_days * 86_400)
-        try:
-            await self._store.retire(list(self._folders), moment)
-        except WhisperdError as error:
-            log.warning("cannot delete old records of watch folders: %s (%s)", error.message, error.code)
 
     def _note_outcome(self, folder: WatchFolder, path: str, outcome: Outcome) -> None:
         now_s = anyio.current_time()
