@@ -1,4 +1,4 @@
-# `make` lists the commands. Needs Python 3.11 or newer, and nothing else.
+# `make` lists the commands. Needs Python 3.11 to 3.14, and nothing else.
 
 SHELL := /bin/sh
 VENV ?= .venv
