@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -197,6 +198,39 @@ async def test_no_runtime_is_evicted_in_vain(tmp_path: Path) -> None:
     with pytest.raises(WhisperdError) as raised:
         await house.admit(once, 700 * MB)
     assert "runtimes edit" not in raised.value.fix
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("chosen", "available", "expected"),
+    [
+        ({}, 12_000 * MB, (16, 1)),
+        ({}, 3000 * MB, (4, 4)),
+        ({}, 700 * MB, (1, 16)),
+        ({}, 600 * MB, None),
+        ({"cpu_threads": 1}, 3000 * MB, (4, 1)),
+        ({"workers": 16}, 3000 * MB, None),
+    ],
+)
+async def test_there_are_as_many_workers_as_fit(
+    tmp_path: Path, chosen: dict[str, int], available: int, expected: tuple[int, int] | None
+) -> None:
+    """With one per core, a computer with many cores has too little memory for most models."""
+    house, newcomer = make_house(tmp_path, available), runtime("new")
+    newcomer.preset = msgspec.structs.replace(newcomer.preset, **chosen)
+    backend = Backend(
+        name="toy", engine="", variants=(CPU,), need_bytes=lambda *_, replicas, **__: replicas * 700 * MB
+    )
+    prepared = Prepared(backend, CPU, None, Path.cwd())
+    params = LoadParams(model_path="", replicas=16)
+    if expected is None:
+        with pytest.raises(WhisperdError) as raised:
+            await house.admission.admit(house, newcomer, prepared, params)
+        assert raised.value.data["needed"] == (16 if chosen else 1) * 700 * MB
+    else:
+        admitted = await house.admission.admit(house, newcomer, prepared, params)
+        assert (admitted.replicas, admitted.cpu_threads) == expected
+        assert newcomer.needs == {None: admitted.replicas * 700 * MB}
 
 
 @pytest.mark.anyio

@@ -14,7 +14,7 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.computer import Computer
 from whisperd.runtimes.life import Life
 from whisperd.runtimes.memory import largest_that_fits, not_enough_memory, plan
-from whisperd.runtimes.prepare import Prepared
+from whisperd.runtimes.prepare import Prepared, with_fewer_workers
 from whisperd.runtimes.preset import RuntimePreset
 from whisperd.runtimes.runtime import Runtime
 from whisperd.worker.protocol import LoadParams
@@ -57,16 +57,28 @@ class Admission:
         self._memory = memory
         self._turn = anyio.Lock()
 
-    async def admit(self, tenants: Tenants, runtime: Runtime, prepared: Prepared, params: LoadParams) -> None:
+    async def admit(
+        self, tenants: Tenants, runtime: Runtime, prepared: Prepared, params: LoadParams
+    ) -> LoadParams:
         """Make room for a runtime, unloading idle ones if necessary, the least recently used first.
 
-        No runtime is refused while others are being loaded or unloaded, because it is unknown how much memory
-        these will leave. Sets the runtime's `needs`. Raises `memory.not_enough` and `memory.gpu_not_enough`,
-        with the largest model that would fit.
+        Returns the parameters to load it with: if the usual number of workers does not fit, and its preset
+        sets none, those of fewer. No runtime is refused while others are being loaded or unloaded, because it
+        is unknown how much memory these will leave. Sets the runtime's `needs`. Raises `memory.not_enough`
+        and `memory.gpu_not_enough`, with the largest model that would fit.
         """
-        needs = await self._needs(runtime.preset.model, prepared, params, runtime.batch_size)
-        while moving := await self._try_to_admit(tenants, runtime, params, needs):
-            await moving.wait()
+        while True:
+            needs = await self._needs(runtime.preset.model, prepared, params, runtime.batch_size)
+            try:
+                while moving := await self._try_to_admit(tenants, runtime, params, needs):
+                    await moving.wait()
+            except WhisperdError:
+                fewer = with_fewer_workers(runtime.preset, params)
+                if fewer is None:
+                    raise
+                params = fewer
+            else:
+                return params
 
     async def _try_to_admit(
         self, tenants: Tenants, runtime: Runtime, params: LoadParams, needs: BytesByPlace

@@ -98,9 +98,16 @@ class Host:
     async def _keep_loaded(self, prepared: Prepared, failed: Sequence[FailedVariant]) -> None:
         """Load a prepared variant and keep it until told to end. `failed` are those tried before it."""
         runtime = self._runtime
-        params = load_params(runtime.preset, prepared)
+        usual = load_params(runtime.preset, prepared)
         await self._daemon.vacated()
-        await self._manager.admission.admit(self._manager, runtime, prepared, params)
+        params = await self._manager.admission.admit(self._manager, runtime, prepared, usual)
+        if params != usual:
+            log.warning(
+                "runtime %s: memory suffices for %d instead of %d workers",
+                runtime.name,
+                params.replicas,
+                usual.replicas,
+            )
         loaded = self._new_loaded(prepared, params)
         async with open_task_group() as tasks:
             tasks.start_soon(loaded.run)

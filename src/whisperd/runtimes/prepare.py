@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
 
+import msgspec
+
 from whisperd.hardware import usable_cores
 from whisperd.models import InstalledModel, ModelStore
 from whisperd.natives import Bundle, NativeStore
@@ -29,6 +31,7 @@ __all__ = [
     "load_params",
     "prepare_model",
     "prepare_variant",
+    "with_fewer_workers",
 ]
 
 log = logging.getLogger(__name__)
@@ -183,3 +186,16 @@ def load_params(preset: RuntimePreset, prepared: Prepared) -> LoadParams:
         replicas=min(MAX_REPLICAS, preset.workers or (tuning.workers if tuning else usual_workers)),
         context_margin_s=tuning.context_margin_s if tuning else None,
     )
+
+
+def with_fewer_workers(preset: RuntimePreset, params: LoadParams) -> LoadParams | None:
+    """Return load parameters with half as many workers and as many threads in all, which need less memory.
+
+    None if the preset sets the number of workers, or there is only one for each device.
+    """
+    least = len(params.device_index)
+    if preset.workers or params.replicas <= least:
+        return None
+    replicas = max(least, params.replicas // 2)
+    threads = preset.cpu_threads or params.cpu_threads * params.replicas // replicas
+    return msgspec.structs.replace(params, replicas=replicas, cpu_threads=threads)
