@@ -110,7 +110,9 @@ class JobSettings(_Section, frozen=True):
     keep_count: Annotated[
         int,
         _key(
-            "Finished jobs to remember: so many completed, failed and cancelled ones each.", ge=1, le=100_000
+            "Finished jobs to remember: this many completed, this many failed and this many cancelled ones.",
+            ge=1,
+            le=100_000,
         ),
     ] = 1000
     keep_days: Annotated[float, _key("Days for which a finished job is remembered.", gt=0)] = 90.0

@@ -103,7 +103,11 @@ def _add_fields(parser: Parser, *, is_new: bool) -> None:
         help="catalogue name, hub repository (owner/name), or folder or file (./name)"
         + (" (default: the best for this computer)" if is_new else ""),
     )
-    parser.add_argument("--backend", metavar="NAME", help="engine that runs it (default: auto)")
+    parser.add_argument(
+        "--backend",
+        metavar="NAME",
+        help="engine that runs it, such as ctranslate2 or whispercpp (default: auto)",
+    )
     parser.add_argument("--device", choices=get_args(Device), help="device to run on (default: auto)")
     parser.add_argument(
         "--device-index",
