@@ -170,3 +170,27 @@ async def test_an_unreadable_error_of_a_file_does_not_stop_its_watch() -> None:
         assert database.set_aside is None
         (failed,) = await WatchStore(database).files.with_status(WATCH, ["failed"])
         assert failed.error is None
+
+
+@pytest.mark.parametrize("damage", ["of an index", "of the word index"])
+async def test_a_damaged_index_is_rebuilt(tmp_path: Path, damage: str) -> None:
+    """SQLite does not notice it until a text is deleted; starting the daemon again changes nothing."""
+    path = tmp_path / "whisperd.sqlite3"
+    shutil.copy(stored_database(LATEST), path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = DELETE")
+        if damage == "of the word index":
+            connection.execute(
+                "UPDATE transcripts_text_data SET block = zeroblob(length(block)) WHERE id > 10"
+            )
+        query = "SELECT rootpage FROM sqlite_master WHERE name = 'transcripts_by_created'"
+        (number,) = connection.execute(query).fetchone()
+        (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+    contents = bytearray(path.read_bytes())
+    if damage == "of an index":
+        contents[contents.index(b"2026-07-08", (number - 1) * page_bytes)] ^= 1
+    async with opened(bytes(contents)) as database:
+        assert database.set_aside is None
+        store = TranscriptStore(database)
+        assert await store.forget_before("9999") == 1
+        assert not await store.search(parse_query("begin"), 10)

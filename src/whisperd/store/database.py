@@ -1,8 +1,8 @@
 """The database: open, check and migrate it, and run transactions on it one at a time.
 
-A damaged database is never written to. It is renamed and left for its owner to inspect, and a new one is
-created, so that the daemon starts in any case. A database that a newer program wrote, or that the system does
-not let us use, is left untouched.
+A damaged database is renamed and left for its owner to inspect, and a new one is created, so that the daemon
+starts in any case. Damage found only later may lie in an index; these are rebuilt from the tables. A database
+that a newer program wrote, or that the system does not let us use, is left untouched.
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ class Database:
         """The new path of the damaged database that was found when this one was opened, if there was one."""
         self._connection = connection
         self._identity = _identity(path)
+        self._are_indexes_rebuilt = False
         # One thread at a time, outside the shared pool, whose threads may all be waiting for something slow.
         self._thread = anyio.CapacityLimiter(1)
 
@@ -120,17 +121,29 @@ class Database:
             return False
 
     def _transact(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        connection = self._connection
         if self.is_gone():
             raise errors.gone(self.path)
         with _translated_errors(self.path):
-            connection.execute("BEGIN IMMEDIATE")
             try:
-                result = work(connection)
-                connection.execute("COMMIT")
-                return result
-            finally:
-                connection.rollback()  # does nothing after a commit
+                return self._commit(work)
+            except sqlite3.Error as error:
+                if self._are_indexes_rebuilt or not errors.is_damage(error):
+                    raise
+                self._are_indexes_rebuilt = True
+                log.warning("the database %s is damaged (%s): its indexes are rebuilt", self.path, error)
+                with suppress(sqlite3.Error):  # then the tables are damaged
+                    self._commit(_rebuild_indexes)
+                return self._commit(work)
+
+    def _commit(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            result = work(connection)
+            connection.execute("COMMIT")
+            return result
+        finally:
+            connection.rollback()  # does nothing after a commit
 
     def _erase(self) -> None:
         with _translated_errors(self.path):
@@ -148,6 +161,14 @@ class Database:
             (is_busy, *_) = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         if is_busy:
             raise errors.busy(self.path)
+
+
+def _rebuild_indexes(connection: sqlite3.Connection) -> None:
+    """Rebuild what can be derived from the tables."""
+    connection.execute("REINDEX")
+    word_indexes = "SELECT name FROM sqlite_master WHERE sql LIKE 'CREATE VIRTUAL TABLE % USING fts5%'"
+    for (name,) in connection.execute(word_indexes).fetchall():
+        connection.execute(f"INSERT INTO {name} ({name}) VALUES ('rebuild')")  # noqa: S608 - our tables
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -14,6 +14,7 @@ __all__ = [
     "from_os_error",
     "from_sqlite_error",
     "gone",
+    "is_damage",
     "is_refusal",
     "not_saved",
     "too_new",
@@ -40,6 +41,11 @@ def is_refusal(error: sqlite3.Error) -> bool:
     return _code(error) in _REFUSED
 
 
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether the file is damaged."""
+    return _code(error) in _DAMAGED
+
+
 def from_sqlite_error(path: Path, error: sqlite3.Error) -> WhisperdError | None:
     """Return the error to report; None for an error that is a bug of ours."""
     code = _code(error)
@@ -47,7 +53,7 @@ def from_sqlite_error(path: Path, error: sqlite3.Error) -> WhisperdError | None:
         return _disk_full(path)
     if code in _REFUSED:
         return unreadable(path, str(error))
-    return damaged(path, str(error)) if code in _DAMAGED else None
+    return damaged(path, str(error)) if is_damage(error) else None
 
 
 def from_os_error(path: Path, error: OSError) -> WhisperdError:
