@@ -203,6 +203,9 @@ def write_opposite(folder, samples):
     (folder / "opposite_floats.wav").write_bytes(wav(floats.tobytes(), 3, 2, RATE, 32))
     write(folder / "opposite.m4a", "aac", floats, layout="stereo")
     moment = slice(RATE // 2, RATE)
+    intro = np.repeat(whole[: 3 * RATE, :1], 2, axis=1)
+    content = np.concatenate([intro, whole, intro, whole]).tobytes()
+    (folder / "opposite_later.wav").write_bytes(wav(content, 1, 2, RATE, 16))
     whole[moment] = np.random.default_rng(0).normal(0, 200, whole[moment].shape)
     (folder / "opposite_but_once.wav").write_bytes(wav(whole.tobytes(), 1, 2, RATE, 16))
 

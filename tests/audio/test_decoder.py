@@ -131,6 +131,14 @@ async def test_every_kind_of_media_gives_the_same_speech(pool: DecoderPool, medi
     assert loudness(window.pcm) > 400
 
 
+async def test_channels_that_become_opposite_are_heard(pool: DecoderPool, media: Path) -> None:
+    """Behind an introduction in ordinary stereo, twice."""
+    windows = (await decode(pool, media / "opposite_later.wav")).windows
+    assert windows[-1].end == pytest.approx(27.7, abs=0.1)
+    assert sum(window.end - window.start for window in windows) > 26
+    assert all(loudness(window.pcm) > 2000 for window in windows)
+
+
 async def test_another_codec_that_hides_in_a_wav_is_found(pool: DecoderPool, media: Path) -> None:
     result = await decode(pool, media / "disguised.wav")
     assert result.decoded.duration == pytest.approx(11, abs=0.05)
