@@ -128,9 +128,10 @@ class House:
             raise an_error("model.unknown")
         return SimpleNamespace(name=name.rstrip("/"), facts=None)
 
-    async def admit(self, *_: object) -> None:
+    async def admit(self, *arguments: Any) -> Any:
         if self.admission_error is not None:
             raise self.admission_error
+        return arguments[-1]
 
     def publish(self, event: Event) -> None:
         assert isinstance(event, RuntimeStatus)
