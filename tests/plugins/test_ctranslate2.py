@@ -94,6 +94,19 @@ def test_the_kennedy_sentence(client: Client) -> None:
     assert times == sorted(times) and times[0] >= 0 and times[-1] <= 11.05
 
 
+def test_without_speech_detection_a_segment_lasts_no_longer_than_its_speech(
+    client: Client, tmp_path: Path
+) -> None:
+    file, silence = tmp_path / "late.wav", bytes(2 * 9 * SAMPLE_RATE)
+    with wave.open(str(file), "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(SAMPLE_RATE)
+        sound.writeframes(silence + _samples("austen-0870.wav") + silence)
+    (segment,) = client.transcribe(file, model="tiny.en", vad=False).segments
+    assert (segment.start, segment.end) == pytest.approx((9.0, 16.1), abs=1.0)
+
+
 def test_german_is_detected(client: Client) -> None:
     transcript = client.transcribe(AUDIO / "sentence_de.wav", model="base")
     assert transcript.language == "de"

@@ -141,6 +141,14 @@ def test_each_sentence_is_a_segment_and_they_span_the_window() -> None:
     ]
 
 
+def test_in_a_window_that_is_longer_than_its_speech_the_segments_are_not() -> None:
+    one, two = Word(" One is here.", 4.0, 6.0, (1, 2)), Word(" Two is there.", 6.5, 8.4, (3,))
+    (segment,) = attempt(one.text, words=[one]).segments(20.0)
+    assert (segment.start, segment.end) == (3.8, 6.2)
+    segments = attempt(one.text + two.text, words=[one, two]).segments(20.0)
+    assert [(each.start, each.end) for each in segments] == [(3.8, 6.0), (6.5, 8.6)]
+
+
 def test_word_times_lie_within_their_segment() -> None:
     words = [Word(" One is here.", -0.1, 2.0, (1, 2), 0.5), Word(" Two is there.", 2.5, 5.4, (3,), 0.25)]
     found = attempt("".join(word.text for word in words), words=words)

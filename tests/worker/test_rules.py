@@ -17,6 +17,7 @@ from whisperd.worker.rules import (
     context_frames,
     elect,
     goes_in_circles,
+    has_quiet_edges,
     is_silence,
     text_before,
     token_limit,
@@ -149,3 +150,11 @@ def test_long_hotwords_lose_their_end_and_long_prompts_their_beginning(words: in
     assert len(before) == min(MAX_PROMPT_TOKENS, words + text)
     assert len(first) >= min(words, MAX_PROMPT_TOKENS // 2)
     assert len(last) >= min(text, MAX_PROMPT_TOKENS // 2)
+
+
+def test_only_a_window_that_is_longer_than_its_speech_has_quiet_edges() -> None:
+    assert has_quiet_edges((), 20.0)
+    assert has_quiet_edges(((1.2, 19.8),), 20.0)
+    assert has_quiet_edges(((0.2, 5.0), (6.0, 18.8)), 20.0)
+    assert not has_quiet_edges(((0.2, 5.0), (8.0, 19.8)), 20.0)
+    assert not has_quiet_edges(None, 20.0), "unknown"

@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from whisperd.worker.protocol import EngineSegment, EngineWord, WindowResult
 from whisperd.worker.rules import (
+    QUIET_EDGE_S,
     SURE_LOGPROB,
     SURE_TOTAL_LOGPROB,
     goes_in_circles,
@@ -27,6 +28,9 @@ __all__ = ["Attempt", "improve"]
 
 _LEAST_LOGPROB = -99.0
 """Stands for the logarithm of zero, which serialisation formats cannot represent."""
+
+_PAD_S = 0.2
+"""Time kept before the first and after the last word if the window is longer than its speech."""
 
 SomeAttempt = TypeVar("SomeAttempt", bound="Attempt")
 
@@ -117,10 +121,11 @@ class Attempt:
         if not self.text.strip() or is_silence(self.no_speech_prob, self.avg_logprob):
             return ()
         sentences = split_sentences(self.words)
+        start_s, end_s = self._speech(duration_s)
         if len(sentences) < 2:
-            return (self._segment(0.0, duration_s, self.text, self.tokens, self.words),)
-        starts = [0.0, *(sentence[0].start for sentence in sentences[1:])]
-        ends = [*(sentence[-1].end for sentence in sentences[:-1]), duration_s]
+            return (self._segment(start_s, end_s, self.text, self.tokens, self.words),)
+        starts = [start_s, *(sentence[0].start for sentence in sentences[1:])]
+        ends = [*(sentence[-1].end for sentence in sentences[:-1]), end_s]
         return tuple(
             self._segment(
                 start,
@@ -130,6 +135,16 @@ class Attempt:
                 sentence,
             )
             for start, end, sentence in zip(starts, ends, sentences, strict=True)
+        )
+
+    def _speech(self, duration_s: float) -> tuple[float, float]:
+        """Return when the text begins and ends: with the window, unless its words leave much of it out."""
+        if not self.words:
+            return 0.0, duration_s
+        first_s, last_s = self.words[0].start, self.words[-1].end
+        return (
+            first_s - _PAD_S if first_s > QUIET_EDGE_S else 0.0,
+            last_s + _PAD_S if duration_s - last_s > QUIET_EDGE_S else duration_s,
         )
 
     def _segment(

@@ -10,12 +10,14 @@ __all__ = [
     "FRAMES_PER_SECOND",
     "FULL_CONTEXT_FRAMES",
     "MAX_PROMPT_TOKENS",
+    "QUIET_EDGE_S",
     "SURE_LOGPROB",
     "SURE_TOTAL_LOGPROB",
     "common_context_frames",
     "context_frames",
     "elect",
     "goes_in_circles",
+    "has_quiet_edges",
     "is_guess",
     "is_repetitive",
     "is_silence",
@@ -39,6 +41,9 @@ _SHORT_WINDOW_S, _SHORT_EXTRA_S, _USUAL_MARGIN_S = 10.0, 2.0, 2.0
 _LEAST_CONTEXT_S = 12.0
 """Measured (docs/benchmarks.md): windows under 10 s lose words with less than 4 s of margin, a few words are
 misrecognised in a context of less than 12 s, and long windows need no more than 2 s."""
+
+QUIET_EDGE_S = 1.0
+"""A window with more than this before or after its words lasts longer than its text."""
 
 _MAX_COMPRESSION_RATIO = 2.4
 _MIN_AVG_LOGPROB = -1.0
@@ -86,6 +91,16 @@ def _in_steps(wanted_s: float, step_frames: int) -> int:
 def token_limit(duration_s: float) -> int:
     """Return the most tokens that can be spoken in this time; with more, the decoder is looping."""
     return 40 + math.ceil(25 * duration_s)
+
+
+def has_quiet_edges(spoken: Sequence[tuple[float, float]] | None, duration_s: float) -> bool:
+    """Whether the text of a window needs word times to know when its speech begins and ends.
+
+    That is so only if everything was to be transcribed. `spoken` is when somebody speaks, if known.
+    """
+    if not spoken:
+        return spoken is not None
+    return spoken[0][0] > QUIET_EDGE_S or duration_s - spoken[-1][1] > QUIET_EDGE_S
 
 
 def text_before(hotwords: Sequence[int], prompt: Sequence[int]) -> list[int]:

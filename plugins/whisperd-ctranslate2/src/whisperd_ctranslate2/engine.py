@@ -37,6 +37,7 @@ from whisperd.worker.rules import (
     common_context_frames,
     context_frames,
     elect,
+    has_quiet_edges,
     text_before,
     token_limit,
 )
@@ -332,7 +333,12 @@ class CTranslate2Engine:
         wants = [
             is_final
             and bool(one.tokens)
-            and (group.options.word_times or one.wants_times or is_sparse(one.text, window.spoken))
+            and (
+                group.options.word_times
+                or one.wants_times
+                or has_quiet_edges(window.spoken, window.duration_s)
+                or is_sparse(one.text, window.spoken)
+            )
             for is_final, one, window in zip(are_final, attempts, group.windows, strict=True)
         ]
         for outputs, language, indices in self._alignment_batches(group, wants):
