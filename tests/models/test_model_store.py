@@ -664,7 +664,7 @@ async def test_an_import_under_a_catalogue_name_must_be_that_model(
     wrong = write_files(tmp_path / "wrong", tiny_files(9))
     with pytest.raises(WhisperdError) as caught:
         await make().import_model(wrong, "toy")
-    assert caught.value.code == "model.hash_mismatch"
+    assert caught.value.code == "model.hash_mismatch" and "under another name" in caught.value.fix
     assert (await make().import_model(share / "toy", "toy")).repo == REPO
 
 

@@ -265,7 +265,15 @@ class ModelStore:
             raise errors.busy(model.name)
         only = ExactFileSource(source, f"model.{facts.format}") if facts else ExactFolderSource(source)
         puller = dataclasses.replace(self._puller, sources=[only])
-        await self._lead(model, puller, on_progress, is_new=True)
+        try:
+            await self._lead(model, puller, on_progress, is_new=True)
+        except WhisperdError as error:
+            if known is not None and error.code == "model.hash_mismatch":
+                error.fix = (
+                    "Copy the folder again; or, if it is a model of your own, import it under another name: "
+                    "`whisperctl models import PATH NAME`."
+                )
+            raise
         imported = await self._get(name)
         if facts is not None and (await open_in_place(imported.path)).facts != facts:
             await self.remove(name)
