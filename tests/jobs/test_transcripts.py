@@ -283,14 +283,14 @@ async def test_files_are_hashed_only_if_needed(
     assert (job.content_hash is not None) == is_wanted
 
 
-@pytest.mark.parametrize(("clock_lead_days", "kept"), [(0, 1), (1, 2)])
+@pytest.mark.parametrize(("clock_lead_days", "kept"), [(0, 1), (2, 2)])
 async def test_transcripts_are_kept_for_as_long_as_the_settings_say(
     house: House, clock_lead_days: int, kept: int
 ) -> None:
     async def recipe_of(*_: object) -> Recipe:
         raise AssertionError
 
-    for days in (9.9, 10.1):
+    for days in (9.9, 11.1):
         number = await house.store_texts(f"Spoken {days} days ago.")
         created = rfc3339_ago(days * 86_400)
         await house.database.run(
@@ -306,6 +306,30 @@ async def test_transcripts_are_kept_for_as_long_as_the_settings_say(
     found = await house.store.search(parse_query("spoken"), 50)
     texts = {one.hits[0].text for one in found}
     assert len(texts) == kept and "Spoken 9.9 days ago." in texts
+
+
+@pytest.mark.parametrize(("keep_days", "kept"), [(8, ["Spoken that day."]), (0.5, [])])
+async def test_transcripts_stored_for_long_are_deleted_by_whole_days(
+    house: House, monkeypatch: pytest.MonkeyPatch, keep_days: float, kept: list[str]
+) -> None:
+    """Each deletion rewrites the whole word index."""
+
+    async def recipe_of(*_: object) -> Recipe:
+        raise AssertionError
+
+    for text, created in (("Spoken that day.", "2026-01-02T00:00"), ("Spoken before.", "2026-01-01T23:59")):
+        number = await house.store_texts(text)
+        await house.database.run(
+            lambda connection, values=(created, number): connection.execute(
+                "UPDATE transcripts SET created = ? WHERE id = ?", values
+            )
+        )
+    monkeypatch.setattr("whisperd.jobs.keeper.rfc3339_ago", lambda _: "2026-01-02T12:00")
+    async with open_saver(house.database) as saver:
+        settings = JobSettings(keep_transcripts_days=keep_days)
+        await JobKeeper(JobJournal(saver), house.store, lambda: settings, recipe_of).retire()
+    found = await house.store.search(parse_query("spoken"), 50)
+    assert [one.hits[0].text for one in found] == kept
 
 
 async def test_purged_transcripts_are_in_no_file(house: House) -> None:

@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -42,6 +42,9 @@ from whisperd.store import Ticket, Writing
 __all__ = ["JobKeeper", "SavedProgress"]
 
 log = logging.getLogger(__name__)
+
+LONG_DAYS: Final = 7.0
+"""Transcripts stored for so long are deleted by whole days, because each deletion rewrites the word index."""
 
 RecipeOf = Callable[[Job, Lease], Awaitable[Recipe]]
 """Returns the recipe of a job's text. Raises `WhisperdError` if it is unknown until the model is loaded."""
@@ -255,6 +258,8 @@ class JobKeeper:
         settings = self._settings()
         keep_s = settings.keep_transcripts_days * 86_400 + clock_lead_s
         moment = rfc3339_ago(keep_s) if settings.keep_transcripts else None
+        if moment is not None and settings.keep_transcripts_days >= LONG_DAYS:
+            moment = moment.partition("T")[0]
         count = await self.transcripts.forget_before(moment)
         if not settings.keep_transcripts:
             count += await self._journal.drop_all_progress()
