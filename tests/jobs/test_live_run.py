@@ -126,7 +126,12 @@ class Talkative(FakeRuntime):
                     no_speech_prob=0.0,
                 ),
             )
-        return WindowResult(language=self.language, language_probability=0.9, segments=segments)
+        language, probability = (
+            (result.language, result.language_probability)
+            if duration_s in self.spoken
+            else (self.language, 0.9)
+        )
+        return WindowResult(language=language, language_probability=probability, segments=segments)
 
 
 class Stage:
@@ -333,6 +338,19 @@ async def test_with_auto_each_utterance_has_its_own_language() -> None:
         for start in range(0, 20, 4):
             await stage.hear(said(start, start + 3.0))
     assert {language for language, *_ in stage.runtime.asked} == {None}
+
+
+@pytest.mark.parametrize("language", ["auto", None])
+async def test_an_uncertain_utterance_is_in_the_language_of_those_that_were_certain(
+    language: str | None,
+) -> None:
+    stage = Stage(language=language)
+    stage.runtime.spoken = {1.0: ("cy", 0.4), 3.0: ("de", 0.9), 1.5: ("he", 0.5)}
+    async with stage.run():
+        for start, length in ((0.0, 1.0), (4.0, 3.0), (8.0, 1.5)):
+            await stage.hear(said(start, start + length))
+    assert stage.transcript is not None
+    assert [segment.language for segment in stage.transcript.segments] == ["cy", "de", "de"]
 
 
 async def test_the_first_utterances_choose_the_language() -> None:

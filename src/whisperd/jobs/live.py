@@ -26,6 +26,7 @@ from whisperd.jobs.lifecycle import begin
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.segments import Transcript, join_texts
 from whisperd.jobs.transcript_builder import TranscriptBuilder
+from whisperd.jobs.vote import LanguageVote, is_unsure
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, TranscriptionPartial
 from whisperd.tasks import RepeatedEvent, open_task_group
@@ -82,6 +83,7 @@ class LiveRun:
         self._publish = publish
         self._began_s = time.monotonic()
         self._builder = TranscriptBuilder(job, publish)
+        self._sure = LanguageVote()  # of the utterances whose language is certain
         self._finals = 0  # finished utterances
         self._pending: dict[int, float] = {}  # their lengths in seconds, while the engine has not answered
         self._pending_changed = RepeatedEvent()
@@ -156,6 +158,12 @@ class LiveRun:
             result = await self._dispatch(index, utterance, self._options)
         else:
             result = await early.wait()
+        if is_unsure(result):
+            if self._sure.leading not in (None, result.language):
+                options = msgspec.structs.replace(self._options, language=self._sure.leading)
+                result = await self._dispatch(index, utterance, options)
+        elif result.segments:
+            self._sure.add(result.language, result.language_probability, utterance.end - utterance.start)
         window = WindowAudio(index=index, start=utterance.start, end=utterance.end, pcm=b"")
         if shown is not None and not result.segments:
             self._publish_partial(shown, "", "")

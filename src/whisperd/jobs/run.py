@@ -34,7 +34,7 @@ from whisperd.jobs.keeper import JobKeeper, SavedProgress
 from whisperd.jobs.lifecycle import begin
 from whisperd.jobs.segments import Transcript
 from whisperd.jobs.transcript_builder import TranscriptBuilder
-from whisperd.jobs.vote import LanguageVote
+from whisperd.jobs.vote import LanguageVote, is_unsure
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.events import Event, TranscriptionProgress
 from whisperd.tasks import open_task_group
@@ -55,8 +55,6 @@ FREE_WINDOW_S = 15.0
 """Longest window if the language may change from one window to the next."""
 FREE_SAMPLES_FROM_S = 14.0
 """Length of a recording from which on it is then sampled: a shorter one is hardly more than one window."""
-SURE_PROBABILITY = 0.6
-"""Below this probability of its own language, a window is transcribed in the language of the whole file."""
 
 
 class WindowsChanged(Exception):
@@ -270,7 +268,7 @@ class JobRun:
     async def _compute(self, windows: Sequence[WindowAudio]) -> None:
         results = await self._dispatch(windows)
         if self._is_free:
-            if self._usual_language is not None and _is_unsure(results[0]):
+            if self._usual_language is not None and is_unsure(results[0]):
                 results = await self._dispatch(windows, self._usual_language)
         elif self._options.language is None:
             self._options = msgspec.structs.replace(self._options, language=results[0].language)
@@ -336,10 +334,6 @@ class JobRun:
         return TranscriptionProgress(
             id=self._job.id, done=round(done_s, 2), total=total_s, speed=self._job.speed, eta=eta_s
         )
-
-
-def _is_unsure(result: WindowResult) -> bool:
-    return bool(result.segments) and result.language_probability < SURE_PROBABILITY
 
 
 def _is_same(known: FinishedWindow | WindowAudio, window: WindowAudio) -> bool:

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Final
 
-__all__ = ["LanguageVote"]
+from whisperd.worker.protocol import WindowResult
+
+__all__ = ["LanguageVote", "is_unsure"]
+
+SURE_PROBABILITY: Final = 0.6
+"""Below this probability of its own language, speech is transcribed in that of the whole recording."""
+
+
+def is_unsure(result: WindowResult) -> bool:
+    """Whether the language of a text is uncertain."""
+    return bool(result.segments) and result.language_probability < SURE_PROBABILITY
 
 
 class LanguageVote:
