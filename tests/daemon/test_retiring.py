@@ -60,14 +60,14 @@ async def test_retiring_continues_after_a_failure(
 def test_of_the_time_since_the_last_clean_up_at_most_a_week_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A clock may be years ahead for a while, at every start of the computer."""
+    """A clock may be years ahead or behind for a while, at every start of the computer."""
     day_s = 86_400
     began_s = 20_000 * day_s
     leads = {}
-    for at_day in (0, 1, 1000, 1001, 2, 3, 8, 40):
+    for at_day in (0, 1, 1000, 2, -9999, 3, 1001, 1002, 4, 40):
         monkeypatch.setattr(time, "time", lambda now_s=began_s + at_day * day_s: now_s)
         leads[at_day] = resuming._clock_lead_s(tmp_path / "last") / day_s
-    assert leads == {0: 0, 1: 0, 1000: 992, 1001: 986, 2: 0, 3: 0, 8: 0, 40: 25}
+    assert leads == {0: 0, 1: 0, 1000: 992, 2: 0, -9999: 0, 3: 0, 1001: 991, 1002: 985, 4: 0, 40: 16}
 
 
 async def test_an_upload_is_deleted_once_the_end_of_its_job_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:

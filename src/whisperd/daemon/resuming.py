@@ -80,9 +80,12 @@ def _clock_lead_s(last: Path) -> float:
     """Return how far the clock may be ahead, and note this clean-up. Blocks."""
     now_s = time.time()
     try:
-        counted_s = min(now_s, last.stat().st_mtime + LONGEST_STEP_S)
+        last_s = last.stat().st_mtime
     except OSError:  # there was none yet
-        counted_s = now_s
+        last_s = now_s
+    if now_s < last_s - LONGEST_STEP_S:  # far behind, until the network corrects it
+        return 0.0
+    counted_s = min(now_s, last_s + LONGEST_STEP_S)
     with suppress(OSError):  # such as on a full disk
         last.touch(mode=0o600)
         os.utime(last, (counted_s, counted_s))
