@@ -18,6 +18,7 @@ from whisperd.runtimes import JudgedVariant
 from whisperd.runtimes.prepare import Prepared
 from whisperd.runtimes.preset import RuntimePreset
 from whisperd.store import open_database
+from whisperd.worker.protocol import LoadParams
 
 pytestmark = pytest.mark.anyio
 
@@ -35,9 +36,14 @@ class SilentWorker:
 class Computer:
     """A computer on which a worker takes a given time to load."""
 
-    def __init__(self, load_s: float) -> None:
+    def __init__(self, load_s: float, *, cores: int = 2, most_workers: int = 64) -> None:
         self.now_s = 0.0
         self.load_s = load_s
+        self.cores = cores
+        self.most_workers = most_workers
+        """How many workers fit into memory."""
+        self.loaded: list[tuple[int, int]] = []
+        """The numbers of workers and threads that were loaded."""
 
     def interface(self) -> DaemonInterface:
         return DaemonInterface(
@@ -55,19 +61,24 @@ class Computer:
 
     async def circumstances(self) -> Circumstances:
         return Circumstances(
-            processor=None, cores=2, gpus=(), driver=None, beam_size=5, versions={}, variants={}
+            processor=None, cores=self.cores, gpus=(), driver=None, beam_size=5, versions={}, variants={}
         )
 
     async def prepare(self, *_: object) -> Prepared:
         return Prepared(BACKEND, VARIANT, None, Path("/model"))
 
-    async def check_room(self, *_: object) -> None: ...
+    async def check_room(
+        self, _preset: RuntimePreset, _prepared: Prepared, params: LoadParams, _batch_size: int
+    ) -> None:
+        if params.replicas > self.most_workers:
+            raise WhisperdError("memory.not_enough", "They do not fit.", "Use fewer.")
 
     async def parameters(self, _: str) -> float:
         return 1.5e9
 
     @asynccontextmanager
-    async def open_worker(self, *_: object) -> AsyncIterator[Any]:
+    async def open_worker(self, _: Prepared, params: LoadParams, *__: object) -> AsyncIterator[Any]:
+        self.loaded.append((params.replicas, params.cpu_threads))
         self.now_s += self.load_s
         yield SilentWorker()
 
@@ -81,3 +92,12 @@ async def test_running_out_of_time_before_the_first_measurement_is_reported(tmp_
     assert raised.value.code == "calibration.nothing_works"
     assert "no engine transcribed the shipped speech within 15 minutes" in raised.value.message
     assert "smaller model" in raised.value.fix
+
+
+async def test_a_search_starts_with_as_many_workers_as_fit(tmp_path: Path) -> None:
+    computer = Computer(load_s=MOST_BUDGET_S, cores=16, most_workers=5)
+    async with open_database(tmp_path / "db") as database:
+        calibrator = Calibrator(CalibrationTable(database), Idle(lambda: False), computer.interface())
+        with pytest.raises(WhisperdError):
+            await calibrator.run("large-v3")
+    assert computer.loaded == [(4, 4)]

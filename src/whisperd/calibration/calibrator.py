@@ -308,6 +308,15 @@ class _Search:
         log.warning("calibration of %s: %s %s (%s)", self._model, setting.variant, outcome, error.code)
         problem = WhisperdError(error.code, error.message, error.fix).to_wire()
         self._note(Trial(setting=setting, outcome=outcome, speeds=(), cost_s=cost_s, problem=problem))
+        if outcome == "no_memory":
+            self._candidates = [
+                one if one.variant in self._measured else _with_fewer_replicas(one, setting)
+                for one in self._candidates
+            ]
+
+    @property
+    def _measured(self) -> set[str]:
+        return {trial.setting.variant for trial in self._trials if trial.outcome == "measured"}
 
     def _note(self, trial: Trial) -> None:
         self._trials = planner.with_trial(self._trials, trial)
@@ -347,6 +356,18 @@ def _candidate(variant: Variant, cores: int) -> Candidate:
         batch_sizes=CPU_BATCH_SIZES if is_cpu else GPU_BATCH_SIZES,
         margins_s=MARGINS_S,
     )
+
+
+def _with_fewer_replicas(candidate: Candidate, setting: Setting) -> Candidate:
+    """Return a candidate that starts with fewer replicas if `setting`, for which there is no memory, is its
+    start: on a computer with many cores, one for each may be too many."""
+    start = candidate.start
+    place = candidate.shapes.index((start.replicas, start.cpu_threads))
+    if not place or msgspec.structs.replace(setting, context_margin_s=start.context_margin_s) != start:
+        return candidate
+    replicas, cpu_threads = candidate.shapes[place - 1]
+    start = msgspec.structs.replace(start, replicas=replicas, cpu_threads=cpu_threads)
+    return msgspec.structs.replace(candidate, start=start, shapes=candidate.shapes[:place])
 
 
 def _loads_as(setting: Setting, other: Setting) -> bool:
