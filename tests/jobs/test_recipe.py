@@ -10,6 +10,7 @@ from typing import Any, cast
 import msgspec
 import pytest
 
+from whisperd.audio import media_lock
 from whisperd.daemon.recipes import recipe_of
 from whisperd.daemon.service import Service
 from whisperd.jobs import reconcile, stitch
@@ -191,6 +192,11 @@ async def test_the_recipe_uses_the_model_that_the_worker_has_loaded() -> None:
     )
     loaded.pid = 8
     assert usual != await recipe_with(loaded=loaded, model="n"), "a new worker has loaded the changed files"
+
+
+def test_the_lock_of_the_decoder_is_read_once() -> None:
+    """Each recipe contains its digest, and is made in the event loop, which must not wait for a disk."""
+    assert media_lock() is media_lock()
 
 
 @pytest.mark.anyio

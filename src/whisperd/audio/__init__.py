@@ -14,6 +14,7 @@ for live speech (`utterances`). Both sides share `messages`, `clips`, `kinds` an
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 from whisperd.audio.clips import Clip, elapsed_within, parse_clips
@@ -81,6 +82,7 @@ __all__ = [
 ]
 
 
+@functools.cache
 def media_lock() -> str:
     """Return the lock file of the `media` bundle, which contains the dependencies of a decoder process."""
     from importlib import resources
