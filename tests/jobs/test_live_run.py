@@ -362,6 +362,19 @@ async def test_the_first_utterances_choose_the_language() -> None:
     assert stage.transcript is not None and stage.transcript.language == "de"
 
 
+async def test_a_few_single_words_do_not_choose_the_language() -> None:
+    stage = Stage(language=None)
+    stage.runtime.language = "tr"
+    async with stage.run():
+        for start in range(3):
+            await stage.hear(said(start, start + 0.5))
+        stage.runtime.language = "de"
+        for start in range(4, 20, 5):
+            await stage.hear(said(start, start + 4.0))
+    assert [language for language, *_ in stage.runtime.asked] == [None] * 5 + ["de"] * 2
+    assert stage.transcript is not None and stage.transcript.language == "de"
+
+
 async def test_a_given_language_is_used() -> None:
     stage = Stage(language="en")
     async with stage.run():
@@ -504,6 +517,8 @@ def test_a_short_utterance_does_not_outvote_a_long_one() -> None:
     assert (vote.leading, vote.decided) == ("cy", None)
     vote.add("de", 0.9, 4.0)
     vote.add("cy", 0.4, 0.5)
+    assert (vote.leading, vote.decided) == ("de", None)
+    vote.add("de", 0.9, 3.0)
     assert (vote.leading, vote.decided) == ("de", "de")
 
 

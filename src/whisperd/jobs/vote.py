@@ -25,20 +25,16 @@ class LanguageVote:
     """
 
     ENOUGH_S: Final = 8.0
-    """Live speech after which the language is decided …"""
-    ENOUGH_UTTERANCES: Final = 3
-    """… or this many utterances."""
+    """Live speech after which the language is decided. However many, single words are easily misdetected."""
 
     def __init__(self) -> None:
         self._weights: defaultdict[str, float] = defaultdict(float)
         self._heard_s = 0.0
-        self._count = 0
 
     def add(self, language: str, probability: float, duration_s: float) -> None:
         """Add an utterance with speech."""
         self._weights[language] += probability * duration_s
         self._heard_s += duration_s
-        self._count += 1
 
     @property
     def leading(self) -> str | None:
@@ -48,5 +44,4 @@ class LanguageVote:
     @property
     def decided(self) -> str | None:
         """The final language, once there was enough speech."""
-        is_enough = self._heard_s >= self.ENOUGH_S or self._count >= self.ENOUGH_UTTERANCES
-        return self.leading if is_enough else None
+        return self.leading if self._heard_s >= self.ENOUGH_S else None
