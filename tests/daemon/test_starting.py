@@ -413,3 +413,18 @@ def test_a_stopping_daemon_is_not_replaced_without_permission(dying: RunningDaem
     with pytest.raises(WhisperdError) as caught:
         connect(dying.socket, start=False)
     assert caught.value.code == "daemon.connection_lost"
+
+
+def test_threads_that_compute_give_way_to_the_event_loop_soon(tmp_path: Path) -> None:
+    """A clip took twice as long while subtitles were rendered."""
+    code = """if True:
+        import sys
+        from whisperd.daemon.main import main
+        try:
+            main(["--config", sys.argv[1]])
+        except SystemExit:
+            print(sys.getswitchinterval())
+    """
+    command = [sys.executable, "-P", "-c", code, str(tmp_path / "missing.toml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    assert float(done.stdout) < 0.005

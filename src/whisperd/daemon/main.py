@@ -49,6 +49,9 @@ EXIT_INTERRUPTED: Final = 130
 END_TIMEOUT_S: Final = 15.0
 """Limit on the clean-up. A thread that waits for a disk that does not respond cannot be ended."""
 
+SWITCH_INTERVAL_S: Final = 0.001
+"""How long a thread that computes, such as one that renders subtitles or scans a folder, keeps the event loop
+waiting at a time. A job waits dozens of times, and Python's default is five times as long."""
 SPARE_FILES: Final = 256
 """File descriptors for everything but clients: workers, decoders, downloads, logs."""
 
@@ -57,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the daemon until it is told to stop."""
     options = _parse(arguments)
     share_one_arena(glibc())
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
     announce = _Announcement(enabled=options.announce)
     notifier = Notifier()
     try:
