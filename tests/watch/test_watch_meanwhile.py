@@ -13,7 +13,7 @@ import pytest
 from watched import Watches, open_watches, put, until_done, until_noted_as_old
 
 from toy_runtime import until
-from whisperd.jobs.identity import check_path
+from whisperd.jobs.identity import check_path, input_changed_meanwhile
 from whisperd.jobs.segments import Transcript
 from whisperd.rpc.errors import WhisperdError
 from whisperd.watch import WatchChanges, discovery, scanner, scheduler
@@ -342,9 +342,9 @@ async def test_a_new_file_under_the_old_name_of_a_renamed_one_is_transcribed(
         assert (inbox / "a.en.txt").exists() and (inbox / "b.en.txt").exists()
 
 
-@pytest.mark.parametrize("is_bad", [False, True])
-async def test_the_result_of_another_file_that_got_the_name_before_the_job_began_is_not_used(
-    tmp_path: Path, inbox: Path, no_notifications: None, is_bad: bool
+@pytest.mark.parametrize(("is_bad", "has_begun"), [(False, False), (True, False), (False, True)])
+async def test_the_result_of_another_file_that_got_the_name_before_the_job_read_it_is_not_used(
+    tmp_path: Path, inbox: Path, no_notifications: None, is_bad: bool, has_begun: bool
 ) -> None:
     put(inbox, "a.wav")
     async with open_watches(tmp_path) as watches:
@@ -356,7 +356,11 @@ async def test_the_result_of_another_file_that_got_the_name_before_the_job_began
         (inbox / "a.wav").write_bytes(b"another sound")
         await watches.manager.scan(preset.id)
         jobs.held.clear()
-        jobs.taken[0].stamp = await check_path(str(inbox / "a.wav"))
+        if has_begun:
+            jobs.taken[0].stamp = await check_path(str(inbox / "b.wav"))
+            jobs.taken[0].warnings = (input_changed_meanwhile(jobs.paths[0], is_certain=True).to_wire(),)
+        else:
+            jobs.taken[0].stamp = await check_path(str(inbox / "a.wav"))
         if is_bad:
             jobs.taken[0].error = WhisperdError("audio.corrupt", "It is damaged.", "Fetch it again.")
         jobs.taken[0].over.set()

@@ -202,8 +202,9 @@ class FileWork:
         row = await self._store.files.get(number)
         if row is None or row.job != job.id:
             return None  # its watch was removed, or another job now processes its content
-        if job.stamp not in (None, _stamp_of(identity), _stamp_of(row.identity)):
-            pass  # it was renamed before its job began, which has read another file under its old name
+        has_changed = any(warning["code"] == "job.input_changed" for warning in job.warnings)
+        if has_changed or job.stamp not in (None, _stamp_of(identity), _stamp_of(row.identity)):
+            pass  # it was renamed, and its job may have read another file under its old name
         elif job.error is not None:
             if await run_sync(scanner.is_same, folder.preset.path, row.path, row.identity):
                 raise job.error.copy()
