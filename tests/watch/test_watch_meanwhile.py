@@ -10,11 +10,12 @@ from typing import Any, Literal
 import anyio
 import msgspec
 import pytest
-from watched import Watches, open_watches, put, until_done, until_noted_as_old
+from watched import InstantJobs, Watches, open_watches, put, until_done, until_noted_as_old
 
 from toy_runtime import until
 from whisperd.jobs.identity import check_path, input_changed_meanwhile
-from whisperd.jobs.segments import Transcript
+from whisperd.jobs.job import Job
+from whisperd.jobs.segments import Segment, Transcript
 from whisperd.rpc.errors import WhisperdError
 from whisperd.watch import WatchChanges, discovery, scanner, scheduler
 from whisperd.watch.file_table import FileTable
@@ -567,3 +568,40 @@ async def test_files_on_a_disk_with_another_device_number_are_not_read_again(
         await until_done(watches, preset.id)
         assert (inbox / "b.en.txt").exists() and not (inbox / "a.en.txt").exists()
     assert not read
+
+
+@pytest.mark.parametrize("beside", ["new", "elsewhere"])
+async def test_a_name_used_again_in_a_folder_that_is_renamed_then(
+    tmp_path: Path, inbox: Path, no_notifications: None, monkeypatch: pytest.MonkeyPatch, beside: str
+) -> None:
+    """The text of the renamed recording goes along with the folder, under the name that is used again."""
+
+    async def transcript(jobs: InstantJobs, job: Job) -> Transcript:
+        segment = Segment(id=0, seek=0, start=0.0, end=1.0, text=contents[job.id])
+        return msgspec.structs.replace(await said(jobs, job), segments=(segment,))
+
+    async def submit(jobs: InstantJobs, *given: Any) -> Job:
+        job = await submitted(jobs, *given)
+        contents[job.id] = Path(job.path).read_text()
+        return job
+
+    contents: dict[str, str] = {}
+    said, submitted = InstantJobs.transcript, InstantJobs.submit
+    monkeypatch.setattr(InstantJobs, "transcript", transcript)
+    monkeypatch.setattr(InstantJobs, "submit", submit)
+    for folder in ("old", "elsewhere"):
+        (inbox / folder).mkdir()
+    put(inbox / "old", "a.wav")
+    async with open_watches(tmp_path) as watches:
+        preset = await watches.manager.add(str(inbox), WatchChanges())
+        await until_done(watches, preset.id)
+        renamed = inbox / ("old" if beside == "new" else beside) / "b.wav"
+        (inbox / "old" / "a.wav").rename(renamed)
+        put(inbox / "old", "a.wav")
+        (inbox / "old" / "a.wav").write_text("another sound")
+        (inbox / "old").rename(inbox / "new")
+        await watches.manager.scan(preset.id)
+        await until_done(watches, preset.id, 2)
+    assert (inbox / "new" / "a.en.txt").read_text().strip() == "another sound"
+    assert (inbox / beside / "b.en.txt").read_text().strip() == "sound of a.wav"
+    assert not list(inbox.rglob("*.error.txt"))

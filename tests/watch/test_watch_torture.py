@@ -62,6 +62,7 @@ class Tree:
             self.copy,
             self.rename,
             self.rename,
+            self.replace,
             self.edit,
             self.delete,
             self.carry,
@@ -89,6 +90,14 @@ class Tree:
         old, new = self._any(), self._new_path()
         old.rename(new)
         self._has_moved(old, new)
+
+    def replace(self) -> None:
+        """Rename a file, and put another one under its old name."""
+        old, new = self._any(), self._new_path()
+        old.rename(new)
+        self._has_moved(old, new)
+        write_tone(old, self._seconds())
+        self.stems[old] = {old.stem}
 
     def edit(self) -> None:
         path = self._any()

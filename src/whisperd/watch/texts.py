@@ -153,7 +153,7 @@ class Texts:
         beside = await self._store.outputs.below(os.path.dirname(output.path))
         if await run_sync(_is_one_of, output.path, {*others, *beside} - {output.path}):
             raise _name_collision(output.path)
-        return {found} if await run_sync(_was_moved_along, output.path, others) else output.hashes
+        return {found} if await run_sync(_was_moved_along, output.path, found, others) else output.hashes
 
 
 class _Draft(NamedTuple):
@@ -199,10 +199,12 @@ def _is_one_of(path: str, others: Collection[str]) -> bool:
     return False
 
 
-def _was_moved_along(path: str, others: Sequence[str]) -> bool:
-    """Whether an output of ours got here with a folder that was moved. Blocks."""
+def _was_moved_along(path: str, content_hash: str, others: Sequence[str]) -> bool:
+    """Whether an output of ours got here with a folder that was moved: it is missing where it was, or was
+    written again since, for a recording that was renamed before. Blocks."""
     former = [one for one in others if os.path.basename(one) == os.path.basename(path)]
-    return bool(former) and not any(map(os.path.lexists, former))
+    is_missing = bool(former) and not any(map(os.path.lexists, former))
+    return is_missing or any(writing.is_ours(one, {content_hash}) for one in others)
 
 
 def _existing(outputs: Sequence[OutputRow]) -> list[OutputRow]:
