@@ -127,6 +127,7 @@ def test_a_wheels_metadata_does_not_count_as_the_wheel() -> None:
         ("read_only", "forbidden", None),
         ("denied_windows", "forbidden", None),
         ("no_pip", "no_pip", None),
+        ("socks", "proxy", None),
         ("exception", "unknown", None),
         ("silence", "unknown", None),
     ],

@@ -33,13 +33,15 @@ Cause = Literal[
     "disk_full",
     "forbidden",
     "no_pip",
+    "proxy",
     "untrusted",
     "unreachable",
     "refused",
     "absent",
     "unknown",
 ]
-"""`forbidden`: by the file system; `untrusted`: because of the certificate; `refused`: by the index."""
+"""`forbidden`: by the file system; `proxy`: pip cannot use it; `untrusted`: because of the certificate;
+`refused`: by the index."""
 
 
 @asynccontextmanager
@@ -225,6 +227,7 @@ _CAUSES: tuple[tuple[Cause, str], ...] = (
     # A firewall or sandbox that blocks a connection raises the same errors.
     ("forbidden", r"Read-only file system|(?<!new connection: )\[Errno (?:1|13|30)\]|WinError 5\b"),
     ("no_pip", r"[Nn]o module named '?pip\b"),
+    ("proxy", r"Missing dependencies for SOCKS support"),
     # pip reports a connection that is cut, or to a server without TLS, as a certificate error.
     ("unreachable", r"UNEXPECTED_EOF_WHILE_READING|WRONG_VERSION_NUMBER|EOF occurred in violation"),
     (

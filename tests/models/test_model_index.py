@@ -272,6 +272,7 @@ SAID = [
     ),
     ("There was a problem confirming the ssl certificate: ... Max retries exceeded", "network.untrusted"),
     ("/usr/bin/python: No module named pip", "index.failed"),
+    ("InvalidSchema: Missing dependencies for SOCKS support.", "network.unreachable"),
     ("ERROR: HTTP error 403 while getting toy.whl", "index.failed"),
     ("", "index.failed"),
 ]

@@ -32,6 +32,7 @@ def error_of(recording: str) -> WhisperdError:
         ("read_only", "native.not_writable", "/native"),
         ("denied_windows", "native.not_writable", "/native"),
         ("no_pip", "native.no_pip", "no pip"),
+        ("socks", "network.unreachable", "SOCKS"),
         ("exception", "native.install_failed", "division by zero"),
         ("silence", "native.install_failed", "without a message"),
     ],

@@ -212,6 +212,11 @@ _PIP_FAILURES: dict[Cause, tuple[str, str, str]] = {
         "Set your network's certificate with `python -m pip config set global.cert FILE`,"
         " and check that the computer's clock is right.",
     ),
+    "proxy": (
+        "network.unreachable",
+        "The package index could not be reached: pip cannot use a SOCKS proxy.",
+        "Set HTTPS_PROXY to an HTTP proxy, unset ALL_PROXY, run `whisperctl daemon restart` and try again.",
+    ),
     "unreachable": (
         "network.unreachable",
         "The package index could not be reached, or stopped responding.",

@@ -126,6 +126,11 @@ _PIP_FAILURES: dict[Cause, tuple[str, str, str]] = {
         "its certificate was refused",
         "Set your network's certificate with `python -m pip config set global.cert FILE`, then try again.",
     ),
+    "proxy": (
+        "network.unreachable",
+        "pip cannot use a SOCKS proxy",
+        "Set HTTPS_PROXY to an HTTP proxy, unset ALL_PROXY, run `whisperctl daemon restart` and try again.",
+    ),
     "unreachable": (
         "network.unreachable",
         "it cannot be reached",
