@@ -67,7 +67,18 @@ def test_of_the_time_since_the_last_clean_up_at_most_a_week_counts(
     for at_day in (0, 1, 1000, 2, -9999, 3, 1001, 1002, 4, 40):
         monkeypatch.setattr(time, "time", lambda now_s=began_s + at_day * day_s: now_s)
         leads[at_day] = resuming._clock_lead_s(tmp_path / "last") / day_s
-    assert leads == {0: 0, 1: 0, 1000: 992, 2: 0, -9999: 0, 3: 0, 1001: 991, 1002: 985, 4: 0, 40: 16}
+    assert leads == {0: 0, 1: 0, 1000: 992, 2: 0, -9999: 0, 3: 1, 1001: 992, 1002: 986, 4: 0, 40: 24}
+
+
+def test_a_clock_that_is_ahead_for_hours_at_every_start_is_not_believed_in_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leads = []
+    for day in range(100):
+        for at_day in (day, day + 1000, day + 1000, day):
+            monkeypatch.setattr(time, "time", lambda now_s=at_day * 86_400: now_s)
+            leads.append(resuming._clock_lead_s(tmp_path / "last") / 86_400)
+    assert min(leads[1::4]) > 900
 
 
 async def test_an_upload_is_deleted_once_the_end_of_its_job_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:

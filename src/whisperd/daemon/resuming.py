@@ -29,8 +29,9 @@ log = logging.getLogger(__name__)
 RETIRE_INTERVAL_S: Final = 3600.0
 """How often to delete what has been stored for too long."""
 LONGEST_STEP_S: Final = 7 * 86_400.0
-"""The most time that counts as passed since the last clean-up. A clock that is years ahead until the network
-corrects it, as with a dead battery, thus deletes nothing that would not have been deleted within a week."""
+"""The most time that counts as passed since the last clean-up, forwards or backwards. A clock that is years
+ahead until the network corrects it thus deletes nothing that would not have been deleted within a week, and
+one that is years behind, as with a dead battery, keeps nothing for long."""
 LAST_CLEANUP: Final = "last-cleanup"
 """The file whose modification time is that of the last clean-up, as far as time counts as passed."""
 
@@ -83,13 +84,11 @@ def _clock_lead_s(last: Path) -> float:
         last_s = last.stat().st_mtime
     except OSError:  # there was none yet
         last_s = now_s
-    if now_s < last_s - LONGEST_STEP_S:  # far behind, until the network corrects it
-        return 0.0
-    counted_s = min(now_s, last_s + LONGEST_STEP_S)
+    counted_s = max(last_s - LONGEST_STEP_S, min(now_s, last_s + LONGEST_STEP_S))
     with suppress(OSError):  # such as on a full disk
         last.touch(mode=0o600)
         os.utime(last, (counted_s, counted_s))
-    return now_s - counted_s
+    return max(0.0, now_s - counted_s)
 
 
 def last_uses(records: Sequence[JobRecord]) -> dict[str, str]:
