@@ -135,6 +135,7 @@ async def test_only_a_daemon_of_this_computer_is_told_that_its_socket_was_delete
 ) -> None:
     monkeypatch.setattr("whisperd.locks.ENDING_TIMEOUT_S", 0.2)
     alerted: list[int] = []
+    monkeypatch.setattr("whisperd.daemon.state.HANG_UP", signal.SIGTERM)  # Windows has no such signal
     monkeypatch.setattr("whisperd.daemon.state.daemon_process", alerted.append)
     write_running(tmp_path, running)
     with FileLock(tmp_path / "daemon.lock"), pytest.raises(WhisperdError, match="state folder"):
