@@ -30,9 +30,10 @@ _NIL = encode_value(None)
 
 TOPICS = ("jobs", "runtimes", "natives", "models", "calibration")
 
-MAX_KEPT_BYTES = 64 * 2**20
-"""Limit on the events of jobs that are kept for late followers. If they were dropped, a follower gets only
-their number; results are stored separately."""
+MAX_KEPT_BYTES = 16 * 2**20
+"""Limit on the events of jobs that are kept for late followers. Those of an hour of speech have 0.2 MiB, with
+word times 2, and take nearly twice as much memory. If they were dropped, a follower gets only their number;
+results are stored separately."""
 
 
 Offer = Callable[[bytes, bytes], bool]
