@@ -40,6 +40,7 @@ def main() -> None:
     write(out / "once.ts", "aac", samples, first_s=500.0)
     once = (out / "once.ts").read_bytes()
     (out / "twice.ts").write_bytes(once + once)  # the clock runs back in the middle
+    write_joined(out, samples)
     write_surround(out / "surround.wav", samples)
     write_tracks(out / "tracks.wav", samples)
     write_track(out / "track.wav", samples)
@@ -122,6 +123,17 @@ def write_half_known(path, samples):
     bare = path.with_name("without_channels.mka")
     write(bare, "pcm_s16le", samples)
     bare.write_bytes(bare.read_bytes().replace(b"\x9f\x81\x01", b"\x9f\x81\x00"))
+
+
+def write_joined(folder, samples):
+    """Two recordings of five seconds each, one behind the other, with the same times."""
+    for kind, codec in (("ts", "aac"), ("ogg", "libopus")):
+        path = folder / f"joined.{kind}"
+        content = b""
+        for half in (samples[: 5 * RATE], samples[::-1][: 5 * RATE]):
+            write(path, codec, half)
+            content += path.read_bytes()
+        path.write_bytes(content)
 
 
 def write_languages(folder, samples):

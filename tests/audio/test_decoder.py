@@ -333,7 +333,7 @@ print(*frame.to_ndarray()[0])
     "name",
     [
         *("speech.wav", "speech.mp3", "speech.m4a", "speech.flac", "speech.ogg", "speech.webm"),
-        *("film.mp4", "film.mkv", "late.mkv", "once.ts"),
+        *("film.mp4", "film.mkv", "late.mkv", "once.ts", "joined.ts", "joined.ogg"),
     ],
 )
 async def test_a_part_holds_what_the_whole_holds_there(pool: DecoderPool, media: Path, name: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from whisperd.audio.messages import SAMPLE_RATE, Found
 
-__all__ = ["Mark", "Marker", "Proof", "can_be_marked", "last_mark", "unpack_marks"]
+__all__ = ["REPEATING_CONTAINERS", "Mark", "Marker", "Proof", "can_be_marked", "last_mark", "unpack_marks"]
 
 EXACT_CODECS: Final = frozenset({"alac", "flac", "mp3", "mp3float", "opus", "vorbis"})
 """Decoders, by ffmpeg's names, that generate no random noise; nor do those of PCM. AAC, AC-3 and AMR may."""

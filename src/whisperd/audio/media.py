@@ -20,7 +20,7 @@ from whisperd.audio.clips import Clip, beyond_end
 from whisperd.audio.files import not_readable, open_regular_file
 from whisperd.audio.frames import Packer, Polarity, Resampler, remove_impossible_values, without_first
 from whisperd.audio.kinds import BEGINNING_BYTES, is_mp4, is_wav, kind_of
-from whisperd.audio.marks import Mark, Marker, Proof, can_be_marked
+from whisperd.audio.marks import REPEATING_CONTAINERS, Mark, Marker, Proof, can_be_marked
 from whisperd.audio.messages import SAMPLE_RATE, Opened
 from whisperd.audio.timeline import Timeline
 from whisperd.rpc.errors import WhisperdError
@@ -120,6 +120,8 @@ class Media:
                 other.discard = Discard.all  # video frames are not even read
         codec = stream.codec_context
         self.opened = Opened(duration=_duration_s(container, stream))
+        self.may_repeat_times: bool = container.format.name in REPEATING_CONTAINERS
+        """Whether a seek may lead elsewhere. Then an object decodes one part, from the file's beginning."""
         self._can_be_marked = can_be_marked(container.format.name, codec.name)
         self._layout: str = codec.layout.name if split else "mono"
         self.channels: int = codec.layout.nb_channels if split else 1
@@ -171,13 +173,16 @@ class Media:
     def clip_blocks(self, clip: Clip, *, only_by_seeking: bool = False) -> Iterator[Any]:
         """Yield the same blocks for one part, up to its end or that of the file.
 
-        Decodes only that part if the file is seekable. Blocks are empty for audio that is decoded but lies
-        before the part. `only_by_seeking` refuses to decode everything before it. Also raises
-        `clips.beyond_end` and `audio.not_seekable`.
+        Decodes only that part if the file is seekable and cannot repeat its times. Blocks are empty for audio
+        that is decoded but lies before the part. `only_by_seeking` refuses to decode everything before it.
+        Also raises `clips.beyond_end` and `audio.not_seekable`.
         """
         start = round(clip.start * SAMPLE_RATE)
         end = None if clip.end is None else round(clip.end * SAMPLE_RATE)
-        frames, first_s = self._seek(clip.start)
+        if self.may_repeat_times and not only_by_seeking:
+            frames, first_s = self._frames(), 0.0
+        else:
+            frames, first_s = self._seek(clip.start)
         if only_by_seeking and clip.start - first_s > max(SEEK_EARLY_S):
             raise self._not_seekable()
         began = position = round(first_s * SAMPLE_RATE)
