@@ -112,10 +112,13 @@ async def test_inaccessible_folders_are_reported(
             monkeypatch.setenv(f"WHISPERD_{variable}_DIR", str(root / folder))
             (root / folder).mkdir(mode=0)
         (root / "disk").symlink_to(root / "unplugged")
+        models = ModelStore(
+            root / "models", sources=()
+        )  # reads the catalogue, which may be in a private folder
         with unprivileged():
             facts = await gather(
                 NativeStore(root / "native"),
-                ModelStore(root / "models", sources=()),
+                models,
                 ComputerWithVariants(variants),
                 root / "disk" / "whisperd" / "config.toml",
             )
