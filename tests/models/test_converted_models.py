@@ -248,6 +248,15 @@ async def test_a_damaged_conversion_that_cannot_be_removed_is_reported(
     assert caught.value.code == "model.read_only"
 
 
+async def test_nothing_is_converted_for_a_store_that_cannot_be_written(
+    store: ModelStore, converter: Converter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(WhisperdError) as caught:
+        await store.convert("toy", FORMAT, "int8")
+    assert caught.value.code == "model.read_only" and not converter.calls
+
+
 async def test_verify_keeps_a_conversion_that_was_replaced_meanwhile(
     store: ModelStore, converter: Converter, weights: bytes
 ) -> None:
