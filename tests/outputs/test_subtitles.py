@@ -171,8 +171,8 @@ def test_a_sentence_ends_with_the_full_stop_of_its_script(end: str) -> None:
     assert len(paragraphs) == 2
 
 
-@pytest.mark.parametrize("stop", ["Mr.", "J.", "3.", "z.B."])
-def test_no_subtitle_ends_with_an_abbreviation_or_a_short_number(stop: str) -> None:
+@pytest.mark.parametrize("stop", ["Mr.", "J.", "am 3.", "z.B."])
+def test_no_subtitle_ends_with_an_abbreviation_or_an_ordinal(stop: str) -> None:
     text = f"aaaa bbbb cccc dddd eeee ffff gggg {stop} hhhh iiii jjjj kkkk llll mmmm nnnn oooo pppp"
     found = cues(transcript((0.0, 9.0, text)).segments, 9.0)
     assert not any(line.endswith(stop) for cue in found for line in cue.texts)

@@ -35,6 +35,10 @@ def texts(sentences: list[list[Word]]) -> list[str]:
         ("هل هذا هو البيت؟ نعم هذا هو.", ["هل هذا هو البيت؟", "نعم هذا هو."]),
         ("Das war es z.B. nicht allein.", ["Das war es z.B. nicht allein."]),
         ("Am 3. Oktober des Jahres 1990. Alle kamen.", ["Am 3. Oktober des Jahres 1990.", "Alle kamen."]),
+        ("Nach dem 2. Weltkrieg kam er.", ["Nach dem 2. Weltkrieg kam er."]),
+        ("3. Oktober des Jahres 1990. Alle kamen.", ["3. Oktober des Jahres 1990.", "Alle kamen."]),
+        ("He was 45. Then he died.", ["He was 45.", "Then he died."]),
+        ("And I am 45. She is younger.", ["And I am 45.", "She is younger."]),
         ('We met "Capt. Smith" and approx. 20 men.', ['We met "Capt. Smith" and approx. 20 men.']),
     ],
 )

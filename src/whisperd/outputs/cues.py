@@ -112,7 +112,9 @@ class _Run:
         self.parts = parts
         self._reached = [0, *itertools.accumulate(text_width(piece.text) for piece in parts)]
         self._gaps = [len(piece.text) - len(piece.text.lstrip()) for piece in parts]
-        self.ends = [_break_kind(piece.text) for piece in parts]
+        # With two words before each: a number may be an ordinal.
+        texts = [piece.text for piece in parts]
+        self.ends = [_break_kind("".join(texts[max(0, at - 2) : at + 1])) for at in range(len(texts))]
         """The unit that ends with each piece: `sentence`, `clause` or `word`."""
 
     def columns(self, start: int, end: int) -> int:

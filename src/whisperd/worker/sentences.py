@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from itertools import pairwise
 
 from whisperd.worker.words import Word
 
@@ -30,19 +29,22 @@ _ABBREVIATIONS = frozenset(
     sgt sr sra st u.k u.s usw vs z.b
     """.split()  # noqa: SIM905
 )
+_BEFORE_ORDINALS = frozenset(
+    "ab am beim bis das dem den der des die im jede jeden jeder seit und vom zum zur".split()  # noqa: SIM905
+)
 
 
 def ends_sentence(text: str) -> bool:
     """Whether a text ends with a sentence-ending mark, optionally followed by quotation marks or brackets.
 
-    A full stop after an abbreviation, an initial or a short number, as in "am 3. Oktober", ends none.
+    A full stop after an abbreviation, an initial or an ordinal, as in "am 3. Oktober", ends none.
     """
     text = text.rstrip()
     if _END.search(text) is None:
         return False
-    stem = text.split()[-1].lower().strip("." + _OPENERS + _CLOSERS)
-    is_short = (len(stem) == 1 and stem.isalpha()) or (len(stem) <= 2 and stem.isdecimal())
-    return not (text.endswith(".") and (is_short or stem in _ABBREVIATIONS))
+    *before, stem = (word.strip("." + _OPENERS + _CLOSERS) for word in text.lower().split()[-3:])
+    is_initial = len(stem) == 1 and stem.isalpha()
+    return not (text.endswith(".") and (is_initial or stem in _ABBREVIATIONS or _is_ordinal(before, stem)))
 
 
 def ends_clause(text: str) -> bool:
@@ -53,7 +55,7 @@ def ends_clause(text: str) -> bool:
 def has_several_sentences(text: str) -> bool:
     """Whether a text has several sentences, so that the times of its words are worth computing."""
     words = text.split()
-    ends = any(_ends_sentence(word, after) for word, after in pairwise(words))
+    ends = any(_ends_sentence(" ".join(words[max(0, at - 3) : at]), words[at]) for at in range(1, len(words)))
     return ends or _WIDE_END.search(text.strip()) is not None
 
 
@@ -61,13 +63,23 @@ def split_sentences(words: Sequence[Word]) -> list[list[Word]]:
     """Group the words by sentence; no word is lost or reordered."""
     sentences: list[list[Word]] = [[]]
     for index, word in enumerate(words):
-        sentences[-1].append(word)
+        sentence = sentences[-1]
+        sentence.append(word)
         after = words[index + 1].text if index + 1 < len(words) else None
-        long_enough = word.end - sentences[-1][0].start >= MIN_SENTENCE_S
-        if after is not None and long_enough and _ends_sentence(word.text, after):
-            sentences.append([])
+        long_enough = word.end - sentence[0].start >= MIN_SENTENCE_S
+        if after is not None and long_enough:
+            text = "".join(one.text for one in sentence[-3:])
+            if _ends_sentence(text, after):
+                sentences.append([])
     return [sentence for sentence in sentences if sentence]
 
 
-def _ends_sentence(word: str, after: str) -> bool:
-    return ends_sentence(word) and not after.strip()[:1].islower()
+def _ends_sentence(text: str, after: str) -> bool:
+    return ends_sentence(text) and not after.strip()[:1].islower()
+
+
+def _is_ordinal(before: Sequence[str], stem: str) -> bool:
+    """Whether a number before a full stop is a German ordinal, or numbers what follows it."""
+    if len(stem) > 2 or not stem.isdecimal():
+        return False
+    return not before or (before[-1] in _BEFORE_ORDINALS and before != ["i", "am"])
