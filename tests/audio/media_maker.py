@@ -305,6 +305,7 @@ def damage(folder):
     (folder / "tagged.wav").write_bytes(wave[:12] + b"LIST" + struct.pack("<I", len(tag)) + tag + wave[12:])
     pcm = wave[-96_000:]
     (folder / "boastful.wav").write_bytes(wav(pcm, 1, 1, RATE, 16, claimed_bytes=2**32 - 1))
+    (folder / "outdated.wav").write_bytes(wav(wave[44:], 1, 1, RATE, 16, claimed_bytes=2 * RATE))
     (folder / "beheaded.wav").write_bytes(wave[:44] + b"fmt " * 1000)
     (folder / "hollow.mp3").write_bytes(mp3[:200])
     start, end = m4a.index(b"mdat") + 4, m4a.index(b"moov") - 4

@@ -558,6 +558,11 @@ async def test_a_scratch_is_passed_over_and_counted(pool: DecoderPool, media: Pa
     assert 10 < result.decoded.duration < 11
 
 
+async def test_a_header_that_was_never_completed_is_not_believed(pool: DecoderPool, media: Path) -> None:
+    result = await decode(pool, media / "outdated.wav")
+    assert result.decoded.duration == pytest.approx(11, abs=0.02)
+
+
 async def test_a_header_that_boasts_is_not_believed(pool: DecoderPool, media: Path) -> None:
     result = await decode(pool, media / "boastful.wav")
     assert result.decoded.duration == 1.0

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisperd.audio.kinds import BEGINNING_BYTES, is_wav, kind_of
+from whisperd.audio.kinds import BEGINNING_BYTES, is_outdated_wav, is_wav, kind_of
 from whisperd_testing import AUDIO
 
 
@@ -63,10 +63,28 @@ def test_what_is_no_wav(beginning: bytes) -> None:
     assert not is_wav(beginning)
 
 
+@pytest.mark.parametrize(
+    ("beginning", "size", "is_outdated"),
+    [
+        (b"RIFF\0\1\0\0WAVEfmt ", 10_000, True),
+        (b"RIFF\0\1\0\0WAVEfmt ", 264, False),
+        (b"RIFF\0\1\0\0WAVEfmt ", 500, False),  # something is appended
+        (b"RIFF\0\0\0\0WAVEfmt ", 10_000, False),  # the size is unknown
+        (b"RF64\0\1\0\0WAVEds64", 10_000, False),
+        (b"RIFF\0\1\0\0AVI LIST", 10_000, False),
+    ],
+)
+def test_a_wav_that_is_far_larger_than_its_header_says(
+    beginning: bytes, size: int, is_outdated: bool
+) -> None:
+    assert is_outdated_wav(beginning, size) == is_outdated
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_judged(beginning: bytes) -> None:
     kind_of(beginning)
     is_wav(beginning)
+    is_outdated_wav(beginning, 1)
 
 
 @given(st.text(st.characters(categories=["L", "N", "P", "Zs"]), min_size=1, max_size=99))

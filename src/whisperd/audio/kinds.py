@@ -5,7 +5,7 @@ from __future__ import annotations
 import codecs
 from typing import Final
 
-__all__ = ["BEGINNING_BYTES", "is_mp4", "is_wav", "kind_of"]
+__all__ = ["BEGINNING_BYTES", "is_mp4", "is_outdated_wav", "is_wav", "kind_of"]
 
 BEGINNING_BYTES: Final = 4096
 """Number of bytes that are inspected."""
@@ -55,3 +55,12 @@ def is_wav(beginning: bytes) -> bool:
     if beginning.startswith(b"RIFF"):
         return beginning[8:12] != b"AVI "
     return beginning.startswith((b"RF64", b"BW64", b"RIFX", b"riff"))
+
+
+def is_outdated_wav(beginning: bytes, size_bytes: int) -> bool:
+    """Whether the header of a WAV accounts for less than half of it.
+
+    Either its recorder was cut off, or it is larger than 4 GB, and the header has only the remainder.
+    """
+    stated = int.from_bytes(beginning[4:8], "little")
+    return beginning.startswith(b"RIFF") and is_wav(beginning) and 0 < 2 * stated < size_bytes

@@ -7,6 +7,7 @@ open is refused.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import FileIO
@@ -19,7 +20,7 @@ from av.stream import Discard
 from whisperd.audio.clips import Clip, beyond_end
 from whisperd.audio.files import not_readable, open_regular_file
 from whisperd.audio.frames import Packer, Polarity, Resampler, remove_impossible_values, without_first
-from whisperd.audio.kinds import BEGINNING_BYTES, is_mp4, is_wav, kind_of
+from whisperd.audio.kinds import BEGINNING_BYTES, is_mp4, is_outdated_wav, is_wav, kind_of
 from whisperd.audio.marks import REPEATING_CONTAINERS, Mark, Marker, Proof, can_be_marked
 from whisperd.audio.messages import SAMPLE_RATE, Opened
 from whisperd.audio.timeline import Timeline
@@ -72,13 +73,16 @@ def open_media(path: str, *, split: bool = False, track: int | None = None) -> I
     of `open_regular_file`.
     """
     with open_regular_file(path) as file:
-        options = {**OPEN_OPTIONS, **(WAV_OPTIONS if is_wav(_beginning(file)) else {})}
+        beginning = _beginning(file)
+        options = {**OPEN_OPTIONS, **(WAV_OPTIONS if is_wav(beginning) else {})}
+        if is_outdated_wav(beginning, os.fstat(file.fileno()).st_size):
+            options["ignore_length"] = "1"
         try:
             container = av.open(file, io_open=_refuse_to_open, container_options=options, **TAG_OPTIONS)
         except (av.FFmpegError, OSError, ValueError) as error:
             if isinstance(error, OSError) and not isinstance(error, (av.FFmpegError, _Refused)):
                 raise not_readable(path, error) from error
-            raise _unsupported(path, _beginning(file)) from error
+            raise _unsupported(path, beginning) from error
         with container:
             yield Media(path, container, split=split, track=track)
 
