@@ -112,9 +112,8 @@ async def test_inaccessible_folders_are_reported(
             monkeypatch.setenv(f"WHISPERD_{variable}_DIR", str(root / folder))
             (root / folder).mkdir(mode=0)
         (root / "disk").symlink_to(root / "unplugged")
-        models = ModelStore(
-            root / "models", sources=()
-        )  # reads the catalogue, which may be in a private folder
+        # This reads the catalogue, which may be in a private folder of root.
+        models = ModelStore(root / "models", sources=())
         with unprivileged():
             facts = await gather(
                 NativeStore(root / "native"),
