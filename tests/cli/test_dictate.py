@@ -23,7 +23,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="needs signals and executa
 SPEECH = b"".join(sample.pcm + bytes(32_000) for sample in samples()[:2])
 TEXT = ["transcribe 3.12 s", "transcribe 5.23 s"]
 
-RECORDER = f"""#!{sys.executable}
+RECORDER = """
 import os, sys, time
 from pathlib import Path
 folder = Path(__file__).parent
@@ -44,7 +44,8 @@ def recorder(tmp_path: Path, shared: RunningDaemon, monkeypatch: pytest.MonkeyPa
     folder = tmp_path / "bin"
     folder.mkdir()
     (folder / "speech").write_bytes(SPEECH)
-    (folder / "arecord").write_text(RECORDER)
+    (folder / "arecord.py").write_text(RECORDER)
+    (folder / "arecord").write_text(f'#!/bin/sh\nexec "{sys.executable}" "$0.py" "$@"\n')
     (folder / "arecord").chmod(0o755)
     monkeypatch.setitem(shared.env, "PATH", str(folder))
     return folder

@@ -15,7 +15,9 @@ pytestmark = pytest.mark.real
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDaemon]:
     """A daemon with the real backend, which downloads what the test cache lacks."""
-    daemon = RunningDaemon(tmp_path_factory.mktemp("daemon"), toy=False, env={"HF_HUB_OFFLINE": "0"}).start()
+    daemon = RunningDaemon(tmp_path_factory.mktemp("daemon"), toy=False, env={"HF_HUB_OFFLINE": "0"})
+    daemon.settings("[jobs]\nkeep_transcripts = false\n")  # each test transcribes, whichever comes first
+    daemon.start()
     assert daemon.ctl("natives", "install", "media", "ctranslate2-cpu", timeout=600).status == 0
     assert daemon.ctl("models", "pull", "tiny.en", timeout=600).status == 0
     yield daemon

@@ -205,7 +205,7 @@ def test_a_folder_that_cannot_be_created_is_an_error(short: Path) -> None:
 
 def test_a_path_that_is_too_long_is_refused(make_daemon: MakeDaemon, short: Path) -> None:
     daemon = make_daemon()
-    longest = short / ("x" * (paths.MAX_SOCKET_PATH_BYTES - len(str(short)) - 1))
+    longest = short / ("x" * (paths.MAX_SOCKET_PATH_BYTES - len(os.fsencode(short)) - 1))
     at(daemon, longest).start()
     with daemon.connect() as client:
         assert client.daemon.status()["socket"] == str(longest)

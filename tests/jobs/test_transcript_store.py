@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 from collections.abc import Callable
 from contextlib import suppress
@@ -146,7 +147,7 @@ def test_search(daemon: RunningDaemon, model: str, tone: Path, toy: Toy) -> None
     assert daemon.ctl("search", "xylophone is").out, "an argument with spaces is a phrase"
     assert daemon.ctl("search", "is xylophone").status == 4
     assert daemon.ctl("search", "xylophone", f"path:{tone}", "--json").json[0]["path"] == str(tone)
-    assert daemon.ctl("search", "--open", "xylophone").out == f"mpv --start=0.00 {tone}\n"
+    assert daemon.ctl("search", "--open", "xylophone").out == f"mpv --start=0.00 {shlex.quote(str(tone))}\n"
     nothing = daemon.ctl("search", "xylophone", "before:2020")
     assert nothing.status == 4 and "No stored transcript matches" in nothing.err
     assert daemon.ctl("search", "before:2020").status == 2

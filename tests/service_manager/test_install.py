@@ -176,7 +176,7 @@ def test_without_a_manager_installing_fails(user: User) -> None:
 
 def test_the_manager_is_found_without_a_session(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As by `sudo -u` or cron, while the user's manager runs."""
-    (tmp_path / "systemctl").write_text(f'#!/bin/sh\necho "$XDG_RUNTIME_DIR" > {tmp_path}/said\n')
+    (tmp_path / "systemctl").write_text(f'#!/bin/sh\necho "$XDG_RUNTIME_DIR" > "{tmp_path}/said"\n')
     (tmp_path / "systemctl").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.delenv("XDG_RUNTIME_DIR", raising=False)

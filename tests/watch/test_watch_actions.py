@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,7 +113,7 @@ def test_retry_all_transcribes_finished_files_again(
     assert (status, out) == (0, f"the watch folder {inbox} is changed\n")
     assert (
         "Texts that are already written stay unchanged" in err
-        and f"`whisperctl watch retry {inbox} --all`" in err
+        and f"`whisperctl watch retry {shlex.quote(str(inbox))} --all`" in err
     )
     assert ctl("edit", str(inbox), "--no-notify")[2] == ""
     assert ctl("retry", str(inbox)) == (0, "retrying 0 files\n", "")

@@ -34,7 +34,7 @@ def user(make_daemon: Callable[..., RunningDaemon], home: Path, toy: Callable[..
     programs = home / "bin"
     programs.mkdir()
     program = programs / "whisperctl"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -P -m whisperd.cli.main "$@"\n')
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -P -m whisperd.cli.main "$@"\n')
     program.chmod(0o755)
     daemon = make_daemon(env={"HOME": str(home), "PATH": f"{programs}:{os.environ['PATH']}"})
     daemon.settings("[watch]\nsettle_s = 0.3\n")
