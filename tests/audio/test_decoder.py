@@ -352,6 +352,37 @@ async def test_a_part_holds_what_the_whole_holds_there(pool: DecoderPool, media:
     assert heard / 2 / 16_000 == pytest.approx(1.25 + whole.decoded.duration - 7.5, abs=0.05)
 
 
+def test_parts_of_a_stream_that_may_repeat_its_times_are_decoded_in_one_pass(
+    media_bundle: Path, media: Path
+) -> None:
+    """Else a thousand clips of hours of audio would take hours."""
+    code = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from whisperd.audio import media
+from whisperd.audio.clips import Clip
+from whisperd.rpc.errors import WhisperdError
+
+frames, decoded = media.Media._frames, []
+def note(self):
+    for frame in frames(self):
+        decoded.append(frame.samples / frame.sample_rate)
+        yield frame
+media.Media._frames = note
+with media.open_media(sys.argv[2]) as opened:
+    for clip in (Clip(1.0, 1.01), Clip(1.02, 3.0), Clip(6.5, 7.0), Clip(9.0, 99.0)):
+        print(sum(block.shape[1] for block in opened.clip_blocks(clip)) / 16000)
+    print(sum(decoded))
+    try:
+        list(opened.clip_blocks(Clip(100.0)))
+    except WhisperdError as error:
+        print(error.code)
+"""
+    said = run_python(code, str(media_bundle), str(media / "joined.ogg"), env=os.environ).split()
+    assert [float(one) for one in said[:5]] == pytest.approx([0.01, 1.98, 0.5, 1.0, 10.0], abs=0.05)
+    assert said[5] == "clips.beyond_end"
+
+
 def test_where_one_cannot_seek_it_is_told_that_what_lies_before_a_part_is_decoded(
     media_bundle: Path, media: Path
 ) -> None:

@@ -175,7 +175,7 @@ class _Service:
                 for channel in range(media.channels)
             ]
             cutters = [Cutter(finder, request, first) for finder in finders]
-            for block in _clip_blocks(media, request, part) if clip else _blocks(media, request, marker):
+            for block in media.clip_blocks(clip) if clip else _blocks(media, request, marker):
                 taken += block.shape[1]
                 if taken > request.max_duration_s * SAMPLE_RATE:
                     raise _too_long(request)
@@ -339,16 +339,6 @@ def _blocks(media: Media, request: DecodeParams, marker: Marker) -> Iterator[Any
                 media.skipped += again.skipped
                 return
     yield from media.blocks(marker)
-
-
-def _clip_blocks(media: Media, request: DecodeParams, part: int) -> Iterator[Any]:
-    """Yield the blocks of a part."""
-    if part == 0 or not media.may_repeat_times:
-        yield from media.clip_blocks(request.clips[part])
-        return
-    with _open(request) as again:
-        yield from again.clip_blocks(request.clips[part])
-        media.skipped += again.skipped
 
 
 def _length_s(stated_s: float | None, clips: Sequence[Clip], position: int) -> float:

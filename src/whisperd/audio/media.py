@@ -124,8 +124,10 @@ class Media:
                 other.discard = Discard.all  # video frames are not even read
         codec = stream.codec_context
         self.opened = Opened(duration=_duration_s(container, stream))
-        self.may_repeat_times: bool = container.format.name in REPEATING_CONTAINERS
-        """Whether a seek may lead elsewhere. Then an object decodes one part, from the file's beginning."""
+        self._may_repeat_times = container.format.name in REPEATING_CONTAINERS
+        # Since a seek may lead elsewhere then, all parts are decoded in one pass: where it is, what is left
+        # of its last block, and the following ones.
+        self._pass: tuple[int, tuple[Any, ...], Iterator[Any]] | None = None
         self._can_be_marked = can_be_marked(container.format.name, codec.name)
         self._layout: str = codec.layout.name if split else "mono"
         self.channels: int = codec.layout.nb_channels if split else 1
@@ -177,28 +179,37 @@ class Media:
     def clip_blocks(self, clip: Clip, *, only_by_seeking: bool = False) -> Iterator[Any]:
         """Yield the same blocks for one part, up to its end or that of the file.
 
-        Decodes only that part if the file is seekable and cannot repeat its times. Blocks are empty for audio
-        that is decoded but lies before the part. `only_by_seeking` refuses to decode everything before it.
-        Also raises `clips.beyond_end` and `audio.not_seekable`.
+        Decodes only that part if the file is seekable and cannot repeat its times; otherwise also what lies
+        before it, for which blocks are empty, and the next part must come later. `only_by_seeking` refuses to
+        decode everything before it. Also raises `clips.beyond_end` and `audio.not_seekable`.
         """
         start = round(clip.start * SAMPLE_RATE)
         end = None if clip.end is None else round(clip.end * SAMPLE_RATE)
-        if self.may_repeat_times and not only_by_seeking:
-            frames, first_s = self._frames(), 0.0
-        else:
+        is_one_pass, is_first = self._may_repeat_times and not only_by_seeking, self._pass is None
+        left: tuple[Any, ...] = ()
+        if not is_one_pass:
             frames, first_s = self._seek(clip.start)
-        if only_by_seeking and clip.start - first_s > max(SEEK_EARLY_S):
-            raise self._not_seekable()
-        began = position = round(first_s * SAMPLE_RATE)
-        is_empty = True
-        for block in self._resample(frames, self._timeline(first_s)):
+            if only_by_seeking and clip.start - first_s > max(SEEK_EARLY_S):
+                raise self._not_seekable()
+            position, blocks = round(first_s * SAMPLE_RATE), self._resample(frames, self._timeline(first_s))
+        elif self._pass is None:
+            position, blocks = 0, self._resample(self._frames(), self._timeline())
+        else:
+            position, left, blocks = self._pass
+        began, is_empty = position, True
+        for block in chain(left, blocks):
             piece = block[:, max(start - position, 0) : None if end is None else max(end - position, 0)]
             position += block.shape[1]
             is_empty &= not piece.shape[1]
             yield piece  # even an empty one, which shows the caller that decoding continues
             if end is not None and position >= end:
+                left, position = (block[:, block.shape[1] - (position - end) :],), end
                 break
-        if position == began:
+        else:
+            left = ()
+        if is_one_pass:
+            self._pass = position, left, blocks
+        if position == began and is_first:
             raise self._nothing_decoded()
         if is_empty:
             raise beyond_end(clip, self.opened.duration, self._path)
