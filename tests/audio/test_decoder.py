@@ -262,6 +262,28 @@ with open_media(sys.argv[2]) as opened:
     assert said.split() == ["audio.not_seekable", "True", "True", "11"]
 
 
+def test_a_track_that_begins_later_does_not_spoil_the_end(media_bundle: Path, media: Path) -> None:
+    """PyAV has room only for the tracks it knows, and reads beyond it when it flushes all of them."""
+    code = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from whisperd.audio.media import open_media
+
+class Growing:
+    def __init__(self, container):
+        self._container = container
+
+    def demux(self, stream):
+        yield from self._container.demux(stream)
+        raise IndexError("list index out of range")
+
+with open_media(sys.argv[2]) as opened:
+    opened._container = Growing(opened._container)
+    print(sum(block.shape[1] for block in opened.blocks()) // 16_000)
+"""
+    assert run_python(code, str(media_bundle), str(media / "speech.mp3"), env=os.environ).split() == ["11"]
+
+
 def test_a_disk_that_fails_is_not_taken_for_a_damaged_file(media_bundle: Path, media: Path) -> None:
     """Wherever that happens."""
     code = """

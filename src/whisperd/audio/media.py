@@ -313,6 +313,8 @@ class Media:
                     errors = 0
                     yield packet
                 return
+            except IndexError:
+                return  # PyAV may also flush tracks that began later than ours, and does not know them
             except av.FFmpegError:
                 errors += 1
                 self.skipped += 1
