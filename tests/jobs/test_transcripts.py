@@ -152,6 +152,16 @@ async def test_a_search_reads_only_the_transcripts_that_it_returns(house: House)
     assert await house.search("echo", limit=2) == [("/b.mp3", [0.0, 10.0])]
 
 
+async def test_a_search_does_not_look_up_its_words_for_each_transcript(house: House) -> None:
+    """With a short prefix, each time takes as long as finding all transcripts."""
+    for number in range(50):
+        await house.store_texts("an echo", path=f"/{number}.mp3")
+    statements: list[str] = []
+    await house.database.run(lambda connection: connection.set_trace_callback(statements.append))
+    assert len(await house.search("e*", limit=45)) == 45
+    assert sum("MATCH" in one for one in statements) == 4
+
+
 async def test_equal_hits_in_the_same_audio_are_reported_once(house: House) -> None:
     await house.store_texts("An echo.", "Silence.", "An echo.", content="a")
     await house.store_texts(

@@ -31,11 +31,14 @@ _RANKED = """
     SELECT t.id FROM transcripts_text JOIN transcripts t ON t.id = transcripts_text.rowid
     WHERE {conditions} ORDER BY transcripts_text.rank, t.id DESC
 """
+# Several at a time, and with a plus: else SQLite would look up all words with a prefix for each of them.
 _MARKED = """
-    SELECT t.path, t.created, t.content, t.result, highlight(transcripts_text, 0, ?, ?)
+    SELECT t.id, t.path, t.created, t.content, t.result, highlight(transcripts_text, 0, ?, ?)
     FROM transcripts_text JOIN transcripts t ON t.id = transcripts_text.rowid
-    WHERE transcripts_text MATCH ? AND transcripts_text.rowid = ?
+    WHERE transcripts_text MATCH ? AND +transcripts_text.rowid IN (SELECT value FROM json_each(?))
 """
+_PAGE = 20
+"""Transcripts that a search reads at a time."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(Transcript).decode
@@ -136,16 +139,19 @@ class TranscriptStore:
         def work(connection: sqlite3.Connection) -> list[FoundTranscript]:
             found: list[FoundTranscript] = []
             seen, room = _SeenHits(), limit
-            for (number,) in connection.execute(ranked, values):
-                marked_text = connection.execute(_MARKED, (_BEGIN, _END, query.match, number))
-                for path, created, content, result, marked in marked_text:
+            numbers = [number for (number,) in connection.execute(ranked, values)]
+            for start in range(0, len(numbers), _PAGE):
+                page = numbers[start : start + _PAGE]
+                marked_page = (_BEGIN, _END, query.match, msgspec.json.encode(page).decode())
+                rows = {number: row for number, *row in connection.execute(_MARKED, marked_page)}
+                for path, created, content, result, marked in map(rows.__getitem__, page):
                     transcript = self._read(result)
                     new = (hit for hit in _hits(transcript, marked) if seen.is_new(content, hit))
                     if hits := tuple(islice(new, room)):
                         room -= len(hits)
                         found.append(_found(path, created, transcript, hits))
-                if not room:
-                    break
+                    if not room:
+                        return found
             return found
 
         return await self._database.run(work)
