@@ -1,9 +1,9 @@
 """Keeps decoded audio on the file's timeline. Pure: timestamps in, samples of silence out.
 
 A container states for each frame when it is to be played. A late start or a gap becomes silence, so that
-subtitles match the picture. An implausible timestamp shifts the clock instead of the audio, so that a hostile
-file cannot create hours of silence. Audio may be a little ahead of its clock: when a timestamp is late, as in
-recordings of network streams, it is preceded by silence, and the next ones are on time again.
+subtitles match the picture. An implausible timestamp shifts the clock instead of the audio, so that a small
+hostile file cannot create hours of silence. Audio may be a little ahead of its clock: when a timestamp is
+late, as in recordings of network streams, it is preceded by silence, and the next ones are on time again.
 """
 
 from __future__ import annotations
