@@ -206,6 +206,20 @@ async def test_short_files_are_sampled_only_if_their_language_may_change(languag
     assert (asked.samples_from_s < 30) == (language == "auto")
 
 
+@pytest.mark.parametrize("probability", [0.9, 0.3])
+async def test_with_auto_the_samples_vote_once_and_only_if_a_language_is_uncertain(
+    probability: float,
+) -> None:
+    stage = Stage(FakeDecoders([5.0, 6.0]), language="auto")
+    stage.decoders.samples = [3.0, 4.0]
+    stage.runtime.spoken = dict.fromkeys((3.0, 4.0), ("en", 0.9))
+    stage.runtime.spoken |= dict.fromkeys((5.0, 6.0), ("nl", probability))
+    transcript = await stage.run()
+    computed = [length for _, batch in stage.runtime.batches for length in batch]
+    assert [computed.count(length) for length in (3.0, 4.0)] == [int(probability < 0.5)] * 2
+    assert {one.language for one in transcript.segments} == {"nl" if probability > 0.5 else "en"}
+
+
 async def test_overlapping_windows_are_decoded_with_word_times() -> None:
     stage = Stage(FakeDecoders([5.0, 6.0, 7.0, 8.0]))
     stage.decoders.shared = [0.0, 2.0, 0.0, 0.0]

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 
+import anyio
 import msgspec
 from anyio.abc import TaskGroup
 from anyio.lowlevel import checkpoint
@@ -95,6 +96,7 @@ class JobRun:
         # per channel, whether the last window shares audio with the next
         self._goes_on: dict[int | None, bool] = {}
         self._usual_language: str | None = None
+        self._samples_vote = anyio.Lock()
         info = dispatcher.runtime.info
         self._is_free = info.multilingual and job.options.is_language_free
         if not info.multilingual:
@@ -223,7 +225,7 @@ class JobRun:
             return
         if not window.pcm:
             raise WindowsChanged
-        if self._samples:
+        if self._samples and not self._is_free:
             await self._vote_by_samples()
         if self._options.language is None and not self._is_free:
             self._voting.append(window)
@@ -268,8 +270,12 @@ class JobRun:
     async def _compute(self, windows: Sequence[WindowAudio]) -> None:
         results = await self._dispatch(windows)
         if self._is_free:
-            if self._usual_language is not None and is_unsure(results[0]):
-                results = await self._dispatch(windows, self._usual_language)
+            if is_unsure(results[0]):
+                async with self._samples_vote:
+                    if self._samples:
+                        await self._vote_by_samples()
+                if self._usual_language is not None:
+                    results = await self._dispatch(windows, self._usual_language)
         elif self._options.language is None:
             self._options = msgspec.structs.replace(self._options, language=results[0].language)
         self._save_windows(windows, results)
