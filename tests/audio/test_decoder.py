@@ -405,6 +405,25 @@ with media.open_media(sys.argv[2]) as opened:
     assert said[5] == "clips.beyond_end"
 
 
+def test_a_part_of_one_ogg_recording_is_found_by_seeking(media_bundle: Path, media: Path) -> None:
+    code = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from whisperd.audio.clips import Clip
+from whisperd.audio.media import open_media
+
+with open_media(sys.argv[2]) as opened:
+    print(sum(block.shape[1] for block in opened.clip_blocks(Clip(50.0, 51.0))))
+    print(len(list(opened.clip_blocks(Clip(50.0, 51.0)))))
+with open_media(sys.argv[2]) as opened:
+    print(len(list(opened.blocks())))
+"""
+    said = run_python(code, str(media_bundle), str(media / "minute.ogg"), env=os.environ)
+    samples, blocks, all_blocks = map(int, said.split())
+    assert samples == 16_000
+    assert blocks < all_blocks / 5
+
+
 def test_where_one_cannot_seek_it_is_told_that_what_lies_before_a_part_is_decoded(
     media_bundle: Path, media: Path
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from whisperd.audio.kinds import BEGINNING_BYTES, is_outdated_wav, is_wav, kind_of
+from whisperd.audio.kinds import BEGINNING_BYTES, is_outdated_wav, is_single_ogg, is_wav, kind_of
 from whisperd_testing import AUDIO
 
 
@@ -90,3 +90,31 @@ def test_any_bytes_are_judged(beginning: bytes) -> None:
 @given(st.text(st.characters(categories=["L", "N", "P", "Zs"]), min_size=1, max_size=99))
 def test_words_are_a_text(text: str) -> None:
     assert kind_of(b"Dear reader, " + text.encode()) == "a text file"
+
+
+def pages(*pages: tuple[int, bytes]) -> bytes:
+    """Return pages of an Ogg file by their flags and tracks."""
+    return b"".join(
+        b"OggS\0" + bytes([flags]) + bytes(8) + track.ljust(4, b"\0") + b"content" for flags, track in pages
+    )
+
+
+@pytest.mark.parametrize(
+    ("beginning", "ending", "is_single"),
+    [
+        (pages((2, b"a"), (0, b"a")), pages((0, b"a"), (4, b"a")), True),
+        (pages((2, b"film"), (2, b"a"), (0, b"film")), pages((4, b"a")), True),
+        (pages((2, b"a"), (0, b"a"), (4, b"a"), (2, b"b")), pages((0, b"b"), (4, b"b")), False),
+        (pages((2, b"a"), (0, b"a")), b"damaged", False),
+        (b"RIFF", pages((4, b"a")), False),
+    ],
+)
+def test_an_ogg_file_is_one_recording_if_it_ends_with_a_track_of_its_beginning(
+    beginning: bytes, ending: bytes, is_single: bool
+) -> None:
+    assert is_single_ogg(beginning, ending) == is_single
+
+
+@given(st.lists(st.sampled_from([b"OggS\0", b"\2", b"\0", b"abcd"])).map(b"".join), st.binary())
+def test_any_bytes_may_claim_to_be_ogg(beginning: bytes, ending: bytes) -> None:
+    is_single_ogg(beginning, ending)

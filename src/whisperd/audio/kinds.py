@@ -5,10 +5,22 @@ from __future__ import annotations
 import codecs
 from typing import Final
 
-__all__ = ["BEGINNING_BYTES", "is_mp4", "is_outdated_wav", "is_wav", "kind_of"]
+__all__ = [
+    "BEGINNING_BYTES",
+    "ENDING_BYTES",
+    "is_mp4",
+    "is_outdated_wav",
+    "is_single_ogg",
+    "is_wav",
+    "kind_of",
+]
 
 BEGINNING_BYTES: Final = 4096
 """Number of bytes that are inspected."""
+ENDING_BYTES: Final = 2**16
+"""Number of bytes at the end that hold the last page of an Ogg file."""
+
+_OGG_PAGE: Final = b"OggS\0"
 
 _MARKS: Final = (
     (b"%PDF-", "a PDF document"),
@@ -64,3 +76,20 @@ def is_outdated_wav(beginning: bytes, size_bytes: int) -> bool:
     """
     stated = int.from_bytes(beginning[4:8], "little")
     return beginning.startswith(b"RIFF") and is_wav(beginning) and 0 < 2 * stated < size_bytes
+
+
+def is_single_ogg(beginning: bytes, ending: bytes) -> bool:
+    """Whether an Ogg file ends with one of the tracks that it begins with.
+
+    Otherwise it holds several recordings in sequence (RFC 3533 calls that chaining), as of a radio station.
+    """
+    first, page = set(), 0
+    while beginning.startswith(_OGG_PAGE, page) and _begins_track(beginning[page:]):
+        first.add(beginning[page + 14 : page + 18])
+        page = beginning.find(_OGG_PAGE, page + 1)
+    last = ending.rfind(_OGG_PAGE)
+    return last >= 0 and ending[last + 14 : last + 18] in first
+
+
+def _begins_track(page: bytes) -> bool:
+    return page[5:6] != b"" and bool(page[5] & 2)

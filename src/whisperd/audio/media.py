@@ -20,7 +20,15 @@ from av.stream import Discard
 from whisperd.audio.clips import Clip, beyond_end
 from whisperd.audio.files import not_readable, open_regular_file
 from whisperd.audio.frames import Packer, Polarity, Resampler, remove_impossible_values, without_first
-from whisperd.audio.kinds import BEGINNING_BYTES, is_mp4, is_outdated_wav, is_wav, kind_of
+from whisperd.audio.kinds import (
+    BEGINNING_BYTES,
+    ENDING_BYTES,
+    is_mp4,
+    is_outdated_wav,
+    is_single_ogg,
+    is_wav,
+    kind_of,
+)
 from whisperd.audio.marks import REPEATING_CONTAINERS, Mark, Marker, Proof, can_be_marked
 from whisperd.audio.messages import SAMPLE_RATE, Opened
 from whisperd.audio.timeline import Timeline
@@ -73,7 +81,7 @@ def open_media(path: str, *, split: bool = False, track: int | None = None) -> I
     of `open_regular_file`.
     """
     with open_regular_file(path) as file:
-        beginning = _beginning(file)
+        beginning, ending = _beginning_and_ending(file)
         options = {**OPEN_OPTIONS, **(WAV_OPTIONS if is_wav(beginning) else {})}
         if is_outdated_wav(beginning, os.fstat(file.fileno()).st_size):
             options["ignore_length"] = "1"
@@ -84,17 +92,21 @@ def open_media(path: str, *, split: bool = False, track: int | None = None) -> I
                 raise not_readable(path, error) from error
             raise _unsupported(path, beginning) from error
         with container:
-            yield Media(path, container, split=split, track=track)
+            is_single = is_single_ogg(beginning, ending)
+            may_repeat_times = container.format.name in REPEATING_CONTAINERS and not is_single
+            yield Media(path, container, split=split, track=track, may_repeat_times=may_repeat_times)
 
 
-def _beginning(file: FileIO) -> bytes:
+def _beginning_and_ending(file: FileIO) -> tuple[bytes, bytes]:
     try:
         file.seek(0)
         beginning = file.read(BEGINNING_BYTES)
+        file.seek(max(0, os.fstat(file.fileno()).st_size - ENDING_BYTES))
+        ending = file.read(ENDING_BYTES)
         file.seek(0)
     except (OSError, ValueError):
-        return b""
-    return beginning
+        return b"", b""
+    return beginning, ending
 
 
 def _unsupported(path: str, beginning: bytes) -> WhisperdError:
@@ -115,7 +127,9 @@ def _unsupported(path: str, beginning: bytes) -> WhisperdError:
 class Media:
     """An open file: its properties, and its audio as blocks of samples."""
 
-    def __init__(self, path: str, container: Any, *, split: bool, track: int | None) -> None:
+    def __init__(
+        self, path: str, container: Any, *, split: bool, track: int | None, may_repeat_times: bool
+    ) -> None:
         self._path = path
         self._container = container
         self._stream = stream = _chosen_stream(path, container, track)
@@ -124,7 +138,7 @@ class Media:
                 other.discard = Discard.all  # video frames are not even read
         codec = stream.codec_context
         self.opened = Opened(duration=_duration_s(container, stream))
-        self._may_repeat_times = container.format.name in REPEATING_CONTAINERS
+        self._may_repeat_times = may_repeat_times
         # Since a seek may lead elsewhere then, all parts are decoded in one pass: where it is, what is left
         # of its last block, and the following ones.
         self._pass: tuple[int, tuple[Any, ...], Iterator[Any]] | None = None
