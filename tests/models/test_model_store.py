@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.from_thread
 import msgspec
 import pytest
 from filelock import FileLock
@@ -543,7 +544,7 @@ async def test_an_interrupted_removal_can_be_finished(
 
     await make().import_model(share / "toy", "mine")
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(storage.Storage, "drop", kill)
+        patch.setattr(storage.Storage, "_drop", kill)
         await make().remove("mine")
     with pytest.raises(WhisperdError, match="no model named"):
         await make().verify("mine")
@@ -1046,6 +1047,23 @@ async def test_a_pull_in_another_process_is_awaited(make: Make, share: Path) -> 
         assert caught.value.code == "model.busy"
         source.may_give.set()
     assert source.times == 1
+
+
+async def test_an_import_cancelled_just_before_it_is_installed_leaves_nothing(
+    make: Make, share: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def admit(self: storage.Storage, *given: Any) -> StoredFile:
+        admitted = admit_now(self, *given)
+        anyio.from_thread.run_sync(scope.cancel)
+        return admitted
+
+    admit_now = storage.Storage.admit
+    monkeypatch.setattr(storage.Storage, "admit", admit)
+    with anyio.CancelScope() as scope:
+        await make().import_model(share / "toy", "mine")
+    assert scope.cancelled_caught
+    for folder in ("blobs", "partial"):
+        assert list((tmp_path / "models" / folder).iterdir()) == []
 
 
 async def test_verifying_ends_when_it_is_cancelled(make: Make) -> None:

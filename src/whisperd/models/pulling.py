@@ -122,24 +122,24 @@ class Puller:
         meter = self._meter(model, "verifying", from_thread(on_progress))
         have = await anyio.to_thread.run_sync(self._in_store, model, meter)
         source, revision = "the store", model.revision
-        if not model.files or len(have) < len(model.files):
-            try:
+        try:
+            if not model.files or len(have) < len(model.files):
                 source, revision = await self._fetch(model, have, on_progress)
-            except BaseException:
-                if not model.files:  # no later pull would find these blobs: no record has their hashes
-                    unused = {file.sha256 for file in have.values()}
-                    with anyio.CancelScope(shield=True):
-                        await anyio.to_thread.run_sync(self.storage.drop, unused)
-                raise
-        manifest = Manifest(
-            name=model.name,
-            repo=model.repo,
-            revision=revision,
-            source=source,
-            files=tuple(have[name] for name in sorted(have)),
-            facts=model.facts,
-        )
-        await anyio.to_thread.run_sync(self.storage.install, model.key, manifest)
+            manifest = Manifest(
+                name=model.name,
+                repo=model.repo,
+                revision=revision,
+                source=source,
+                files=tuple(have[name] for name in sorted(have)),
+                facts=model.facts,
+            )
+            await anyio.to_thread.run_sync(self.storage.install, model.key, manifest)
+        except BaseException:
+            if not model.files:  # no later pull would find these blobs: no record has their hashes
+                unused = {file.sha256 for file in have.values()}
+                with anyio.CancelScope(shield=True):
+                    await anyio.to_thread.run_sync(self.storage.abandon, model.key, unused)
+            raise
         await anyio.to_thread.run_sync(self.storage.clear_leftovers, model.key, time.time())
 
     async def _fetch(

@@ -150,6 +150,7 @@ class Storage:
 
         Raises `Mismatch` if they are not, and `Unreadable` if a file to copy or link cannot be read."""
         incoming = self.partial(key) / f"incoming-{uuid.uuid4().hex}"
+        # Until the model is installed, its `partial` folder also shows that it has blobs to remove.
         incoming.parent.mkdir(parents=True, exist_ok=True)
         try:
             if keep == "copy":
@@ -215,26 +216,11 @@ class Storage:
         shutil.rmtree(self.folder(key), ignore_errors=True)
         return freed_bytes
 
-    def drop(self, unused: set[str]) -> int:
-        """Remove those of these blobs, given by hash, that no model has; return the bytes freed.
-
-        While a manifest cannot be read, as on a failing disk, none is removed: its model may have them.
-        """
-        used: set[str] = set()
-        for key in self._keys():
-            manifest = self.manifest(key)
-            if manifest is not None:
-                used.update(file.sha256 for file in manifest.files)
-            elif self._manifest_path(key).exists():  # else it was removed meanwhile
-                log.warning("no model files are deleted: %s cannot be read", self._manifest_path(key))
-                return 0
-        freed_bytes = 0
-        for blob in map(self._blob_path, unused - used):
-            self._proven.pop(blob.name, None)
-            with suppress(FileNotFoundError):
-                freed_bytes += blob.lstat().st_size
-                blob.unlink()
-        return freed_bytes
+    def abandon(self, key: str, unused: set[str]) -> None:
+        """Remove the blobs, given by hash, that a failed pull admitted; keep downloads that can resume."""
+        self._drop(unused)
+        with suppress(OSError):  # not empty
+            self.partial(key).rmdir()
 
     def clear_leftovers(self, key: str, now_s: float) -> None:
         """Remove downloads of other models that have not been resumed for weeks, and their blobs."""
@@ -281,7 +267,28 @@ class Storage:
         """Remove these blobs, and all others if no model is being pulled, unless a model has them."""
         if not self._is_any_locked(but=key):
             unused = {path.name for path in (self.root / "blobs").glob("*")}
-        return self.drop(unused)
+        return self._drop(unused)
+
+    def _drop(self, unused: set[str]) -> int:
+        """Remove those of these blobs, given by hash, that no model has; return the bytes freed.
+
+        While a manifest cannot be read, as on a failing disk, none is removed: its model may have them.
+        """
+        used: set[str] = set()
+        for key in self._keys():
+            manifest = self.manifest(key)
+            if manifest is not None:
+                used.update(file.sha256 for file in manifest.files)
+            elif self._manifest_path(key).exists():  # else it was removed meanwhile
+                log.warning("no model files are deleted: %s cannot be read", self._manifest_path(key))
+                return 0
+        freed_bytes = 0
+        for blob in map(self._blob_path, unused - used):
+            self._proven.pop(blob.name, None)
+            with suppress(FileNotFoundError):
+                freed_bytes += blob.lstat().st_size
+                blob.unlink()
+        return freed_bytes
 
     def _is_any_locked(self, but: str) -> bool:
         """Whether another model is being changed; its blobs may not be in a manifest yet."""
