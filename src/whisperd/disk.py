@@ -8,7 +8,7 @@ import shutil
 import uuid
 from contextlib import suppress
 from pathlib import Path, PurePath
-from typing import Literal, TypeVar
+from typing import Final, Literal, TypeVar
 
 import msgspec
 
@@ -21,6 +21,7 @@ __all__ = [
     "disk_full",
     "files_bytes",
     "free_bytes",
+    "is_full",
     "open_nonblocking",
     "read_json",
     "refusal",
@@ -31,6 +32,7 @@ __all__ = [
 
 T = TypeVar("T")
 
+_SMALL_BYTES: Final = 64 * 1024
 # EFBIG: the file is larger than the file system, or a limit on the process, allows.
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # The last two: a file is where a folder should be.
@@ -86,6 +88,19 @@ def free_bytes(folder: Path) -> int:
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
     return shutil.disk_usage(folder).free
+
+
+def is_full(folder: Path) -> bool:
+    """Whether a small file does not fit into a folder. This is tried, since free space shows no quota."""
+    import tempfile
+
+    try:
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+            file.write(bytes(_SMALL_BYTES))
+            os.fsync(file.fileno())  # network file systems report a quota only here
+    except OSError as error:
+        return refusal(error) == "full"
+    return False
 
 
 def sync_folder(folder: str | Path) -> None:

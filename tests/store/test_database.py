@@ -23,6 +23,7 @@ from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.presets import PresetStore, check_presets
 from whisperd.runtimes.profiles import check_profiles
 from whisperd.store import Database, open_database, problem_with
+from whisperd.store.errors import from_sqlite_error
 from whisperd.store.migrate import Migration, bundled_migrations
 from whisperd.watch import check_watches
 from whisperd_testing import LIMIT_S, unprivileged
@@ -548,6 +549,25 @@ async def test_a_full_disk_while_opening_is_an_error(path: Path) -> None:
     assert str(path.parent) in error.message
     async with open_database(path, NUMBERS) as database:
         assert database.set_aside is None
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(errno.ENOSPC, "disk.full"), (errno.EDQUOT, "disk.full"), (errno.EIO, "store.unreadable")],
+)
+@pytest.mark.parametrize("reported", [sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_CANTOPEN])
+def test_an_exceeded_quota_is_told_from_a_broken_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reported: int, number: int, code: str
+) -> None:
+    def fsync(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    failure = sqlite3.OperationalError("disk I/O error")
+    failure.sqlite_errorcode = reported
+    error = from_sqlite_error(tmp_path / "whisperd.sqlite3", failure)
+    assert error is not None and error.code == code
+    assert list(tmp_path.iterdir()) == []
 
 
 async def test_a_full_disk_while_writing_rolls_back(path: Path) -> None:

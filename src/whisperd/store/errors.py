@@ -33,6 +33,7 @@ _REFUSED = {
     sqlite3.SQLITE_PROTOCOL,
     sqlite3.SQLITE_READONLY,
 }
+_UNEXPLAINED = {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY}
 _DAMAGED = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 
 
@@ -47,9 +48,10 @@ def is_damage(error: sqlite3.Error) -> bool:
 
 
 def from_sqlite_error(path: Path, error: sqlite3.Error) -> WhisperdError | None:
-    """Return the error to report; None for an error that is a bug of ours."""
+    """Return the error to report; None for an error that is a bug of ours. Blocks."""
     code = _code(error)
-    if code == sqlite3.SQLITE_FULL:
+    # SQLite does not report an exceeded quota as such, nor a file that it could not create or enlarge.
+    if code == sqlite3.SQLITE_FULL or (code in _UNEXPLAINED and disk.is_full(path.parent)):
         return _disk_full(path)
     if code in _REFUSED:
         return unreadable(path, str(error))
