@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Any, cast
@@ -12,6 +13,7 @@ from whisperd.jobs.identity import check_path
 from whisperd.jobs.job import Job, JobInput
 from whisperd.jobs.keeper import JobKeeper
 from whisperd.jobs.options import JobOptions
+from whisperd.rpc.errors import WhisperdError
 
 pytestmark = pytest.mark.anyio
 NOTHING = cast(Any, None)
@@ -51,3 +53,20 @@ async def test_a_longer_file_that_replaces_a_finished_recording_is_no_change(
     longer.replace(job.path)
     await KEEPER.check_complete(job)
     assert bool(job.warnings) is not is_another
+
+
+async def test_a_network_disk_that_fails_once_the_recording_was_read_does_not_fail_the_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fstat(_: int) -> os.stat_result:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    job = await job_of(tmp_path / "a.wav")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fstat", fstat)
+        await KEEPER.check_unchanged(job)
+        await KEEPER.check_complete(job)
+        with pytest.raises(WhisperdError) as raised:
+            await check_path(job.path)
+    assert raised.value.code == "audio.not_readable"
+    assert not job.warnings

@@ -51,8 +51,11 @@ def content_key(content: str, recipe: str) -> str:
 
 def read_stamp(path: str) -> FileStamp:
     """Return the stamp of a file. Blocks. Raises `WhisperdError` (`audio.*`) if it is not a readable file."""
-    with open_regular_file(path) as file:
-        status = os.fstat(file.fileno())
+    try:
+        with open_regular_file(path) as file:
+            status = os.fstat(file.fileno())
+    except OSError as error:  # a network disk may fail at any call
+        raise not_readable(path, error) from error
     return FileStamp(size_bytes=status.st_size, modified_ns=status.st_mtime_ns)
 
 
