@@ -60,6 +60,14 @@ def test_invalid_messages_close_the_connection_with_an_error(
         assert client.error() == code
 
 
+def test_a_request_may_be_encoded_in_more_bytes_than_necessary(daemon: RunningDaemon) -> None:
+    """Encoders that do not know lengths in advance use the 32-bit forms."""
+    request = b"\xdd\0\0\0\4" + b"\xcc\0" + b"\xce\0\0\0\x09" + b"\xdb\0\0\0\x0csession.ping" + b"\xdc\0\0"
+    with RawClient(daemon) as client:
+        client.send(request)
+        assert client.answer(9) == {}
+
+
 @settings(
     max_examples=examples(150),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -178,8 +178,8 @@ def test_nesting_is_refused_however_deep(opening: bytes, levels: int) -> None:
     assert caught.value.code == "rpc.frame_too_deep"
 
 
-@pytest.mark.parametrize("frame", [b"\x01", b"\xa3abc", b"\x80", b"\xdc\x00\x00", b"\xc1"])
-def test_a_frame_other_than_a_short_array_is_refused(frame: bytes) -> None:
+@pytest.mark.parametrize("frame", [b"\x01", b"\xa3abc", b"\x80", b"\xc1"])
+def test_a_frame_other_than_an_array_is_refused(frame: bytes) -> None:
     with pytest.raises(WhisperdError) as caught:
         read(FrameReader(), iter([frame]))
     assert caught.value.code == "rpc.frame_malformed"

@@ -89,7 +89,7 @@ class FrameReader:
         return frame
 
     def _check_shape(self, frame: bytes) -> None:
-        if frame[0] not in _FIXARRAY:
+        if frame[0] not in _ARRAYS:
             raise frame_error("rpc.frame_malformed", "A message is not a MessagePack-RPC array")
         if self._limits.max_items is None:
             return

@@ -131,7 +131,8 @@ def decode_message(frame: bytes) -> Request | Response | Notification:
     raise WhisperdError(
         "rpc.invalid_message",
         "A message is not a request, a response or a notification.",
-        "Send [0, msgid, method, params] or [2, method, params].",
+        "Send [0, msgid, method, params], where msgid is an integer from 0 to 4294967295 and method is a "
+        "str, or [2, method, params].",
     )
 
 
