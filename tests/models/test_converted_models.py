@@ -648,6 +648,17 @@ async def test_a_cancelled_download_is_resumed(
     assert converter.calls == []
 
 
+async def test_a_model_with_the_same_file_as_one_on_the_hub_keeps_it(
+    ready_store: ModelStore, converter: Converter, tmp_path: Path
+) -> None:
+    write_files(tmp_path / "mine", {**tiny_files(), "model.bin": READY})
+    mine = await ready_store.import_model(tmp_path / "mine")
+    path = await ready_store.convert("toy", FORMAT, "int8")
+    assert path.read_bytes() == READY == Path(mine.path, "model.bin").read_bytes()
+    await ready_store.remove("toy")
+    await ready_store.verify("mine")
+
+
 def test_the_catalogue_lists_hashes_of_ready_files() -> None:
     ready = [(model.name, one) for model in shipped_catalogue().models for one in model.ready]
     assert len({one.file.sha256 for _, one in ready}) == len(ready) >= 20

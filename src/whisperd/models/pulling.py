@@ -108,7 +108,7 @@ class Puller:
             log.info("%s is not downloaded: %s", model.name, error.message)
             return False
         (stored,) = have.values()
-        await anyio.to_thread.run_sync(self.storage.take, stored, target)
+        await anyio.to_thread.run_sync(self.storage.take, model.key, stored, target)
         return True
 
     async def _fill(self, model: Reference, on_progress: OnProgress) -> None:

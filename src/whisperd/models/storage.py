@@ -174,10 +174,10 @@ class Storage:
             incoming.unlink(missing_ok=True)
         return StoredFile(name=expected.name, size_bytes=digests.stamp.size_bytes, sha256=digests.sha256)
 
-    def take(self, file: StoredFile, target: Path) -> None:
-        """Move a newly admitted file out of the store to `target`; it then belongs to no model."""
-        self._blob_path(file.sha256).replace(target)
-        self._proven.pop(file.sha256, None)
+    def take(self, key: str, file: StoredFile, target: Path) -> None:
+        """Move an admitted file to `target`, out of the store; it stays there as well if a model has it."""
+        _link(self._blob_path(file.sha256), target, os.link, shutil.copyfile)
+        self.abandon(key, {file.sha256})
 
     def install(self, key: str, manifest: Manifest) -> None:
         """Link the verified blobs into the model's folder and write its manifest.
@@ -217,7 +217,7 @@ class Storage:
         return freed_bytes
 
     def abandon(self, key: str, unused: set[str]) -> None:
-        """Remove the blobs, given by hash, that a failed pull admitted; keep downloads that can resume."""
+        """Remove blobs, given by hash, that were admitted for no model; keep downloads that can resume."""
         self._drop(unused)
         with suppress(OSError):  # not empty
             self.partial(key).rmdir()
