@@ -9,16 +9,19 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import anyio
+import anyio.from_thread
 import pytest
 from hub_server import Hub
 from toy_models import catalogue_of, known_files, tiny_files, toy_entry, write_files
 
 from toy_runtime import until
 from whisperd import disk
-from whisperd.models import ModelStore, converted, shipped_catalogue
+from whisperd.models import ModelStore, converted, shipped_catalogue, storage
 from whisperd.models.catalogue import ReadyFile
+from whisperd.models.manifest import StoredFile
 from whisperd.models.sources import FolderSource, HubSettings, HubSource
 from whisperd.plugins import ModelFormat
 from whisperd.progress import Progress
@@ -657,6 +660,26 @@ async def test_a_model_with_the_same_file_as_one_on_the_hub_keeps_it(
     assert path.read_bytes() == READY == Path(mine.path, "model.bin").read_bytes()
     await ready_store.remove("toy")
     await ready_store.verify("mine")
+
+
+async def test_a_download_cancelled_when_it_is_complete_is_used_the_next_time(
+    ready_store: ModelStore, converter: Converter, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def admit(self: storage.Storage, *given: Any) -> StoredFile:
+        admitted = admit_now(self, *given)
+        anyio.from_thread.run_sync(scope.cancel)
+        return admitted
+
+    admit_now = storage.Storage.admit
+    with monkeypatch.context() as patch, anyio.CancelScope() as scope:
+        patch.setattr(storage.Storage, "admit", admit)
+        await ready_store.convert("toy", FORMAT, "int8")
+    assert scope.cancelled_caught and not made(ready_store)
+    served = hub.served[READY_NAME]
+    assert (await ready_store.convert("toy", FORMAT, "int8")).read_bytes() == READY
+    assert hub.served[READY_NAME] == served and converter.calls == []
+    assert len(list((ready_store.root / "blobs").iterdir())) == len(tiny_files())
+    assert not list((ready_store.root / "partial").iterdir())
 
 
 def test_the_catalogue_lists_hashes_of_ready_files() -> None:

@@ -99,9 +99,11 @@ class Puller:
         sources = [source for source in self.sources if source.remote and not self.unreachable.has(source)]
         if self.offline or not sources:
             return False
-        have: dict[str, StoredFile] = {}
+        meter = self._meter(model, "verifying", from_thread(on_progress))
+        have = await anyio.to_thread.run_sync(self._in_store, model, meter)
         try:
-            await dataclasses.replace(self, sources=sources)._fetch(model, have, on_progress)
+            if not have:
+                await dataclasses.replace(self, sources=sources)._fetch(model, have, on_progress)
         except WhisperdError as error:
             if error.code == "disk.full":
                 raise
