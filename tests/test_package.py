@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+import tarfile
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -26,6 +29,17 @@ def test_it_pins_the_plugins_of_its_own_version() -> None:
     pins = {each for each in project(ROOT)["dependencies"] if each.startswith("whisperd-")}
     assert {f"{each['name']}=={each['version']}" for each in plugins} == pins
     assert {each["version"] for each in plugins} == {__version__}
+
+
+def test_the_source_distribution_has_the_service_files_and_only_this_package(tmp_path: Path) -> None:
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory", str(tmp_path)]
+    subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
+    (archive,) = tmp_path.iterdir()
+    with tarfile.open(archive) as opened:
+        places = {Path(name).parts[1] for name in opened.getnames()}
+    added = {".gitignore", "PKG-INFO", "pyproject.toml"}  # by hatchling
+    documents = {"README.md", "LICENSE", "CHANGELOG.md"}
+    assert places == {"src", "systemd", "launchd", "contrib"} | documents | added
 
 
 def project(folder: Path) -> dict[str, Any]:
