@@ -76,6 +76,11 @@ class Decoder:
         fix = "The file may be damaged: convert it to WAV, FLAC or MP3, then try again."
         if how in ENDED_BY_OTHERS:
             fix = "Try again: the file is not at fault. Perhaps the system killed the process to free memory."
+        elif not how.startswith("signal"):  # native code that fails is ended by a signal
+            fix = (
+                "If whisperd was upgraded while it was running, run `whisperctl daemon restart`. Otherwise, "
+                "the file may be damaged: convert it to WAV, FLAC or MP3, then try again."
+            )
         return WhisperdError(
             "decoder.crashed",
             f"The process decoding {path} ended unexpectedly ({how}).",
