@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -22,7 +23,7 @@ from keep_version import stored_database
 from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes.presets import PresetStore, check_presets
 from whisperd.runtimes.profiles import check_profiles
-from whisperd.store import Database, open_database, problem_with
+from whisperd.store import Database, database, open_database, problem_with
 from whisperd.store.errors import from_sqlite_error
 from whisperd.store.migrate import Migration, bundled_migrations
 from whisperd.watch import check_watches
@@ -535,6 +536,35 @@ async def test_a_locked_database_is_an_error(path: Path, monkeypatch: pytest.Mon
     async with open_database(path) as database:
         assert database.set_aside is None
         assert len((await PresetStore(database).load())[0]) == 2
+
+
+@pytest.mark.parametrize("is_lasting", [False, True])
+async def test_a_failed_read_is_not_damage(
+    path: Path, monkeypatch: pytest.MonkeyPatch, is_lasting: bool
+) -> None:
+    """SQLite reports it as damage."""
+    check, read = database._check, Path.open
+    reports = iter(["database disk image is malformed"])
+
+    def failing_check(*arguments: Any) -> None:
+        if report := next(reports, None):
+            raise database._Damaged(report)
+        check(*arguments)
+
+    def failing_read(file: Path, *arguments: Any) -> Any:
+        if is_lasting:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return read(file, *arguments)
+
+    async with open_database(path, NUMBERS) as opened:
+        await opened.run(adding(1))
+    monkeypatch.setattr(database, "_check", failing_check)
+    monkeypatch.setattr(Path, "open", failing_read)
+    if is_lasting:
+        assert (await refusal(path, NUMBERS)).code == "store.unreadable"
+    async with open_database(path, NUMBERS) as opened:
+        assert opened.set_aside is None
+        assert await opened.run(numbers) == [1]
 
 
 async def test_a_full_disk_while_opening_is_an_error(path: Path) -> None:

@@ -214,9 +214,12 @@ def _open(path: Path, migrations: Sequence[Migration], checks: Sequence[Check]) 
     try:
         with _translated_errors(path):
             try:
-                _make_private(path)
-                _inspect(path, migrations)
-                return Database(path, _connect(path, migrations, checks), None)
+                return Database(path, _connect_to_sound(path, migrations, checks), None)
+            except _Damaged:  # SQLite also reports a failed read as damage, and the disk may have recovered
+                for file in (path, *_side_files(path)):
+                    _read_whole(file)
+            try:
+                return Database(path, _connect_to_sound(path, migrations, checks), None)
             except _Damaged as damage:
                 set_aside = _set_aside(path)
                 log.warning("the database %s is damaged (%s); it was renamed to %s", path, damage, set_aside)
@@ -224,6 +227,22 @@ def _open(path: Path, migrations: Sequence[Migration], checks: Sequence[Check]) 
             return Database(path, _connect(path, migrations), set_aside)
     except OSError as error:
         raise errors.from_os_error(path, error) from error
+
+
+def _connect_to_sound(
+    path: Path, migrations: Sequence[Migration], checks: Sequence[Check]
+) -> sqlite3.Connection:
+    """Connect to a database, or to a new one. Raises `_Damaged` if it is damaged."""
+    _make_private(path)
+    _inspect(path, migrations)
+    return _connect(path, migrations, checks)
+
+
+def _read_whole(path: Path) -> None:
+    """Raise `OSError` if a file exists but cannot be read to its end."""
+    with suppress(FileNotFoundError), path.open("rb") as file:
+        while file.read(2**20):
+            pass
 
 
 def _make_private(path: Path) -> None:
