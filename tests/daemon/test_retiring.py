@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import anyio.lowlevel
+import anyio
 import pytest
 
 from whisperd.daemon import resuming
@@ -20,39 +20,45 @@ from whisperd.store import Ticket
 pytestmark = pytest.mark.anyio
 
 
-async def test_retiring_continues_after_a_failure(
+async def test_a_failed_deletion_keeps_nothing_else_from_being_deleted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(resuming, "RETIRE_INTERVAL_S", 0.0)
-    retired: list[str] = []
+    deleted: list[str] = []
     failures = [WhisperdError("disk.full", "There is no room.", ""), RuntimeError("a mistake")]
     has_worked = anyio.Event()
 
     async def retire(_clock_lead_s: float) -> None:
         if failures:
             raise failures.pop(0)
-        retired.append("transcripts")
+        deleted.append("transcripts")
 
     async def retire_watches(_clock_lead_s: float) -> None:
-        retired.append("watches")
+        deleted.append("watches")
+        if "transcripts" in deleted:
+            has_worked.set()
 
-    async def clear_leftovers() -> None:
-        has_worked.set()
+    async def clear_models() -> None:
+        deleted.append("models")
+
+    async def clear_natives() -> None:
+        deleted.append("natives")
 
     service: Any = SimpleNamespace(
         database=SimpleNamespace(path=tmp_path / "whisperd.sqlite3"),
         jobs=SimpleNamespace(retire=lambda _clock_lead_s: None),
         job_keeper=SimpleNamespace(retire=retire),
         watches=SimpleNamespace(retire=retire_watches),
-        models=SimpleNamespace(clear_leftovers=anyio.lowlevel.checkpoint),
-        natives=SimpleNamespace(clear_leftovers=clear_leftovers),
+        models=SimpleNamespace(clear_leftovers=clear_models),
+        natives=SimpleNamespace(clear_leftovers=clear_natives),
     )
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(resuming.retire_jobs, service)
         with anyio.fail_after(60):
             await has_worked.wait()
         tasks.cancel_scope.cancel()
-    assert retired[:2] == ["transcripts", "watches"]
+    leftovers = ["models", "natives"]
+    assert deleted[:10] == [*leftovers, "watches"] * 2 + [*leftovers, "transcripts", "watches"]
     assert "There is no room." in caplog.text
     assert "a mistake" in caplog.text
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -63,18 +63,24 @@ async def resume_jobs(service: Service, records: Sequence[JobRecord]) -> None:
 async def retire_jobs(service: Service) -> None:
     """Periodically delete what has been stored for longer than the settings say, until cancelled."""
     while True:
-        try:
-            lead_s = await to_thread.run_sync(_clock_lead_s, service.database.path.with_name(LAST_CLEANUP))
-            service.jobs.retire(lead_s)
-            await service.job_keeper.retire(lead_s)
-            await service.watches.retire(lead_s)
-            await service.models.clear_leftovers()
-            await service.natives.clear_leftovers()
-        except WhisperdError as error:
-            log.warning("what is old cannot be deleted: %s (%s)", error.message, error.code)
-        except Exception:  # not a reason to end the daemon
-            log.exception("what is old cannot be deleted")
+        lead_s = await to_thread.run_sync(_clock_lead_s, service.database.path.with_name(LAST_CLEANUP))
+        service.jobs.retire(lead_s)
+        # Leftovers first: with a full disk, the database can delete nothing until there is some space.
+        await _try(service.models.clear_leftovers())
+        await _try(service.natives.clear_leftovers())
+        await _try(service.job_keeper.retire(lead_s))
+        await _try(service.watches.retire(lead_s))
         await anyio.sleep(RETIRE_INTERVAL_S)
+
+
+async def _try(deletion: Awaitable[object]) -> None:
+    """Await a deletion; its failure is logged, and keeps nothing else from being deleted."""
+    try:
+        await deletion
+    except WhisperdError as error:
+        log.warning("what is old cannot be deleted: %s (%s)", error.message, error.code)
+    except Exception:  # not a reason to end the daemon
+        log.exception("what is old cannot be deleted")
 
 
 def _clock_lead_s(last: Path) -> float:

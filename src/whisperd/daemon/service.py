@@ -251,7 +251,7 @@ async def open_service(
             await _open_runtimes(service, tasks, saver, records)
             await _open_jobs(service, tasks, journal, records)
             await _open_watches(service, tasks, database)
-            tasks.start_soon(retire_jobs, service)
+            tasks.start_soon(keep_running, partial(retire_jobs, service))
             try:
                 yield service
             finally:
