@@ -246,6 +246,18 @@ async def test_cancelling_during_the_creation_of_an_upload_leaves_none(
 
 
 @pytest.mark.parametrize("how", ["scope", "task"])
+async def test_cancelling_during_a_subscription_ends_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    daemon = ScriptedDaemon(tmp_path / "socket", events_subscribe={"subscription": 7})
+    async with aconnect(daemon.path, start=False) as client:
+        events = client.follow("a job")
+        await cancelled_at(b"events.subscribe", client, lambda: anext(events), monkeypatch, how)
+    daemon.close()
+    assert daemon.requests[1:] == [("events.unsubscribe", {"subscription": 7})]
+
+
+@pytest.mark.parametrize("how", ["scope", "task"])
 async def test_a_cancelled_task_does_not_wait_for_a_daemon_that_hangs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:

@@ -171,7 +171,8 @@ class AsyncClient(Nouns[Awaitable[Map], Awaitable[list[Map]]]):
             self._listeners[number] = send
             subscription = None
             try:
-                subscription = (await self.request("events.subscribe", job=job, call=call))["subscription"]
+                answer = self.request("events.subscribe", job=job, call=call)
+                subscription = await self._begun(answer, "events.unsubscribe", "subscription")
                 async for event in receive:
                     yield event
                     if await self._is_last(event, job):
@@ -244,11 +245,11 @@ class AsyncClient(Nouns[Awaitable[Map], Awaitable[list[Map]]]):
     async def _begin(self, source: Map, options: JobOptions, *, detach: bool = False) -> str:
         """Submit a job and return its id."""
         answer = self.jobs.submit(source, option_params(options), detach=detach)
-        return await self._begun(answer, "jobs.cancel")
+        return str(await self._begun(answer, "jobs.cancel"))
 
-    async def _begun(self, answer: Awaitable[Map], undo: str) -> str:
-        """Return the id of a job or an upload. If cancelled meanwhile, wait a little longer for the id, and
-        call the method `undo` with it.
+    async def _begun(self, answer: Awaitable[Map], undo: str, key: str = "id") -> Any:
+        """Return the `key` of a job, an upload or a subscription. If cancelled meanwhile, wait a little
+        longer for it, and call the method `undo` with it.
         """
         begun: Map = {}
         # In a task of its own, because asyncio's own `Task.cancel` ignores shields.
@@ -272,9 +273,9 @@ class AsyncClient(Nouns[Awaitable[Map], Awaitable[list[Map]]]):
             raise
         except anyio.get_cancelled_exc_class():
             if begun:
-                await self._request_quietly(undo, id=str(begun["id"]))
+                await self._request_quietly(undo, **{key: begun[key]})
             raise
-        return str(begun["id"])
+        return begun[key]
 
     async def _is_last(self, event: Map, job: str) -> bool:
         if event["type"] == "events.missed":  # the last event may be among them
