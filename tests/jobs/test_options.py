@@ -94,6 +94,10 @@ def test_options_are_parsed_from_wire_values() -> None:
     assert job_options(given) == JobOptions(runtime="fast", language="de", temperature=(0.0, 0.5))
 
 
+def test_an_option_that_is_null_has_its_default() -> None:
+    assert job_options(dict.fromkeys(JobOptions.__struct_fields__)) == JobOptions()
+
+
 @pytest.mark.parametrize(
     "given",
     [

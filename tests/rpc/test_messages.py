@@ -142,10 +142,17 @@ def test_an_empty_array_is_an_empty_map(raw: bytes) -> None:
     assert decode_params(raw, NoParams) == NoParams()
 
 
+def test_a_parameter_that_is_null_counts_as_missing() -> None:
+    """JavaScript's `undefined` and Go's nil pointers are sent as null."""
+    params = msgpack.packb([{"name": "a", "count": None, "inner": None}])
+    assert decode_params(params, Example) == Example(name="a")
+
+
 @pytest.mark.parametrize(
     ("params", "named"),
     [
         ([], "name"),
+        ([{"name": None, "count": 1}], "required field `name`"),
         ([{}], "name"),
         ([{"name": 1}], "$.name"),
         ([{"name": "a", "count": "3"}], "$.count"),

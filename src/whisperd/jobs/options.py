@@ -92,7 +92,7 @@ class JobOptions(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 def job_options(values: Mapping[str, Any]) -> JobOptions:
-    """Return the job options of a request's parameters.
+    """Return the job options of a request's parameters. An option that is None has its default.
 
     Raises `language.unknown`, `clips.invalid`, or `rpc.invalid_params`, which names the field or suggests the
     option that was probably meant.
@@ -101,7 +101,8 @@ def job_options(values: Mapping[str, Any]) -> JobOptions:
         if name not in JobOptions.__struct_fields__:
             raise _unknown_option(str(name))
     try:
-        return _checked(msgspec.convert(values, JobOptions, strict=True))
+        given = {name: value for name, value in values.items() if value is not None}
+        return _checked(msgspec.convert(given, JobOptions, strict=True))
     except msgspec.ValidationError as error:
         raise WhisperdError(
             "rpc.invalid_params",

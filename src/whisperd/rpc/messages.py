@@ -137,7 +137,8 @@ def decode_message(frame: bytes) -> Request | Response | Notification:
 
 
 def decode_params(raw: msgspec.Raw | bytes, into: type[P]) -> P:
-    """Decode a method's parameters strictly; an empty array or an empty inner array is an empty map.
+    """Decode a method's parameters strictly; an empty array or an empty inner array is an empty map, and a
+    parameter that is null and must not be counts as missing.
 
     Raises `WhisperdError` (`rpc.invalid_params`) that names the place and what was expected.
     """
@@ -147,7 +148,15 @@ def decode_params(raw: msgspec.Raw | bytes, into: type[P]) -> P:
             raise invalid_params(f"expected one map, got {len(arguments)} values")
         # Lua cannot tell an empty map from an empty array (0x90).
         body = arguments[0] if arguments and bytes(arguments[0]) != b"\x90" else b"\x80"
-        return msgspec.msgpack.decode(body, type=into, strict=True)
+        try:
+            return msgspec.msgpack.decode(body, type=into, strict=True)
+        except msgspec.ValidationError:
+            # Many libraries send null for a value that is not set, such as JavaScript's `undefined`.
+            given = msgspec.msgpack.decode(body, type=dict[str, msgspec.Raw])
+            named = {name: value for name, value in given.items() if bytes(value) != b"\xc0"}
+            if len(named) == len(given):
+                raise
+            return msgspec.msgpack.decode(_encoder.encode(named), type=into, strict=True)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise invalid_params(str(error)) from error
 

@@ -32,7 +32,7 @@ class InputParams(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     path: str | None = None
     path_bytes: bytes | None = None
     upload: str | None = None
-    stream: bool = False
+    stream: bool | None = None
 
     def __post_init__(self) -> None:
         if [self.path, self.path_bytes, self.upload, self.stream or None].count(None) != 3:
