@@ -131,6 +131,19 @@ async def test_the_speed_of_a_clipped_job_counts_only_its_parts() -> None:
     assert stage.job.speed == event.speed
 
 
+@pytest.mark.parametrize(("skipped", "codes"), [(1, []), (2, ["audio.corrupt"])])
+async def test_a_damaged_recording_gets_a_warning_unless_only_its_end_is_missing(
+    skipped: int, codes: list[str]
+) -> None:
+    stage = Stage(FakeDecoders([5.0]))
+    stage.decoders.skipped = skipped
+    stage.job.transcript = await stage.run()
+    event = conclude(stage.job, None)
+    assert isinstance(event, TranscriptionCompleted)
+    assert [warning["code"] for warning in event.warnings] == codes
+    assert stage.job.warnings == event.warnings
+
+
 async def test_a_file_without_speech_has_no_text() -> None:
     stage = Stage(FakeDecoders(), language=None)
     transcript = await stage.run()

@@ -166,6 +166,15 @@ class Job:
             return None
         return round(min(100.0, 100 * self.done_s / self.duration_s), 1)
 
+    def warn(self, warning: WhisperdError) -> None:
+        """Note a possible problem with the text; only one for each code."""
+        if not self.has_warning(warning.code):
+            self.warnings += (warning.to_wire(),)
+
+    def has_warning(self, code: str) -> bool:
+        """Whether there is a warning with this code."""
+        return any(warning["code"] == code for warning in self.warnings)
+
     def view(self, *, with_text: bool = True, transcript: Transcript | None = None) -> JobView:
         """Return the job as shown to clients; lists omit the text. Pass `transcript` if it is only stored."""
         transcript = self.transcript or transcript

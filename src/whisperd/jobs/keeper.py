@@ -194,7 +194,11 @@ class JobKeeper:
             size_bytes = (await check_path(job.path)).size_bytes
             is_longer = job.stamp is not None and size_bytes > job.stamp.size_bytes
             # A different file in its place does not affect what was read.
-            if is_longer and not job.warnings and job.inode in (None, await inode_of(job.path)):
+            if (
+                is_longer
+                and not job.has_warning("job.input_changed")
+                and job.inode in (None, await inode_of(job.path))
+            ):
                 _warn_of_change(job)
 
     def save_suspended(self, job: Job) -> Ticket:
@@ -288,8 +292,7 @@ class JobKeeper:
 
 
 def _warn_of_change(job: Job, *, is_certain: bool = True) -> None:
-    warning = input_changed_meanwhile(job.input.path or "The recording", is_certain=is_certain)
-    job.warnings = (warning.to_wire(),)
+    job.warn(input_changed_meanwhile(job.input.path or "The recording", is_certain=is_certain))
     log.warning("job %s: its recording changed while it was being transcribed", job.id)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Final
 
 from whisperd.audio import elapsed_within
 from whisperd.clock import now_rfc3339
@@ -20,6 +21,9 @@ from whisperd.rpc.events import (
 __all__ = ["begin", "cancelled_on_request", "conclude", "retry_hint", "stopped", "stopping", "suspended"]
 
 log = logging.getLogger(__name__)
+
+_HARMLESS_SKIPPED: Final = 1
+"""A recording that was cut off has one damaged packet: its last."""
 
 
 def begin(job: Job, language: str | None, duration_s: float | None) -> Event:
@@ -83,6 +87,9 @@ def stopping() -> WhisperdError:
 
 
 def _completed(job: Job, transcript: Transcript) -> Event:
+    if transcript.skipped > _HARMLESS_SKIPPED:
+        log.warning("job %s: skipped %d damaged packets", job.id, transcript.skipped)
+        job.warn(_damaged(job, transcript.skipped))
     job.status, job.elapsed_s = "completed", transcript.elapsed
     how = " (cached)" if job.is_cached else ""
     total_s = elapsed_within(job.options.clips, transcript.duration)
@@ -100,6 +107,16 @@ def _completed(job: Job, transcript: Transcript) -> Event:
         runtime=transcript.runtime,
         cached=job.is_cached,
         warnings=job.warnings,
+    )
+
+
+def _damaged(job: Job, skipped: int) -> WhisperdError:
+    path = job.input.path or "The recording"
+    return WhisperdError(
+        "audio.corrupt",
+        f"{path} is damaged: {skipped} packets cannot be decoded, so the transcript may lack words.",
+        "If words are missing, download or export the file again.",
+        {"path": path, "skipped": skipped},
     )
 
 

@@ -130,8 +130,6 @@ class JobRun:
             async with open_task_group() as tasks:
                 decoded = await self._decode(decoders, params, tasks)
                 tasks.start_soon(self._keeper.check_unchanged, self._job)
-                if decoded.skipped:
-                    log.warning("job %s: skipped %d damaged packets", self._job.id, decoded.skipped)
                 tasks.start_soon(self._vote)
                 await checkpoint()  # now all decoded windows are queued
                 self._dispatcher.complete(self._job.id)
@@ -141,7 +139,8 @@ class JobRun:
             self._dispatcher.remove_job(self._job.id)
         elapsed_s = max(self._clock() - self._began_s, 1e-6)
         total_s = self._total_s(decoded.duration) or 0.0
-        return self._builder.finish(self._options.language, decoded.duration, total_s, elapsed_s)
+        transcript = self._builder.finish(self._options.language, decoded.duration, total_s, elapsed_s)
+        return msgspec.structs.replace(transcript, skipped=decoded.skipped)
 
     async def _decode(self, decoders: DecoderPool, params: DecodeParams, tasks: TaskGroup) -> Decoded:
         """Decode the file; if its process is killed from outside, another one continues."""

@@ -57,6 +57,8 @@ class Transcript(msgspec.Struct, frozen=True, kw_only=True):
     elapsed: float
     has_words: bool = False
     """Whether word timestamps were requested."""
+    skipped: int = 0
+    """How many damaged packets of the recording could not be decoded."""
 
 
 def on_one_line(text: str) -> str:

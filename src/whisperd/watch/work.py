@@ -202,7 +202,7 @@ class FileWork:
         row = await self._store.files.get(number)
         if row is None or row.job != job.id:
             return None  # its watch was removed, or another job now processes its content
-        has_changed = any(warning["code"] == "job.input_changed" for warning in job.warnings)
+        has_changed = job.has_warning("job.input_changed")
         if has_changed or job.stamp not in (None, _stamp_of(identity), _stamp_of(row.identity)):
             pass  # it was renamed, and its job may have read another file under its old name
         elif job.error is not None:
@@ -212,6 +212,8 @@ class FileWork:
             how = f"Transcribed {transcript.duration:.1f} s"
             if job.is_cached:
                 how = "Reused the stored transcript"
+            if job.has_warning("audio.corrupt"):
+                how += " of a recording that is partly damaged"
             if await self._texts.write(folder.preset, row, transcript, status, how):
                 return row
         await self._mark_lost(folder, row)  # it was renamed, edited or deleted meanwhile
