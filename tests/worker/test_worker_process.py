@@ -234,6 +234,19 @@ async def test_a_library_that_cannot_be_imported(
     assert not descendants()
 
 
+@pytest.mark.parametrize("line", ["from whisperd.gone import rules", "from whisperd.worker import gone"])
+async def test_an_engine_for_another_version_of_whisperd(
+    toy: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    (tmp_path / "old_engine.py").write_text(line)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(WhisperdError, match="another version of whisperd") as raised:
+        async with open_worker(None, "old_engine:load", LoadParams(model_path=toy(), bundle_name="toy-cpu")):
+            pass
+    assert raised.value.code == "native.broken"
+    assert "natives" not in raised.value.fix  # the bundle is not at fault
+
+
 async def test_a_bundle_comes_first_on_the_path(toy: Callable[..., str], tmp_path: Path) -> None:
     bundle = tmp_path / "bundle"
     bundle.mkdir()

@@ -63,11 +63,7 @@ class _Service:
         try:
             load: LoadEngine = getattr(importlib.import_module(module), function)
         except Exception as error:  # importing a library may raise anything
-            raise explain(words_of(error), params) or WhisperdError(
-                "native.broken",
-                f"The native library of {module} cannot be loaded: {error}.",
-                _library_fix(params),
-            ) from error
+            raise explain(words_of(error), params) or _not_imported(module, error, params) from error
         try:
             self._engine = load(params)
         except WhisperdError:
@@ -116,6 +112,16 @@ class _Service:
         if self._engine.info.cancels:
             transcribe = partial(cast(CancellableEngine, self._engine).transcribe, is_wanted=is_wanted)
         return transcribe_whole(checked(transcribe), batch.windows, batch.options, is_wanted)
+
+
+def _not_imported(module: str, error: Exception, params: LoadParams) -> WhisperdError:
+    if isinstance(error, ImportError) and (error.name or "").partition(".")[0] == "whisperd":
+        message = f"The engine {module} is for another version of whisperd: {error}."
+        fix = "Update whisperd and its plugins, then run `whisperctl daemon restart`."
+    else:
+        message = f"The native library of {module} cannot be loaded: {error}."
+        fix = _library_fix(params)
+    return WhisperdError("native.broken", message, fix)
 
 
 def _library_fix(params: LoadParams) -> str:
