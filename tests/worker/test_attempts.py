@@ -149,6 +149,43 @@ def test_in_a_window_that_is_longer_than_its_speech_the_segments_are_not() -> No
     assert [(each.start, each.end) for each in segments] == [(3.8, 6.0), (6.5, 8.6)]
 
 
+def timed(*said: tuple[str, float, float]) -> list[Word]:
+    """Return the words of some sentences, evenly spread over the time of each."""
+    words = []
+    for text, start, end in said:
+        parts = text.split()
+        step = (end - start) / len(parts)
+        words += [
+            Word(f" {part}", start + place * step, start + (place + 1) * step, (len(part),))
+            for place, part in enumerate(parts)
+        ]
+    return words
+
+
+def texts(words: list[Word]) -> list[str]:
+    """Return the texts of the segments that these words of a window of 20 s become."""
+    whole = "".join(word.text for word in words)
+    return [one.text.strip() for one in attempt(whole, words=words).segments(20.0)]
+
+
+def test_an_end_said_again_when_there_is_no_time_left_is_dropped() -> None:
+    key, do = ("It opens every door.", 2.0, 4.0), ("Why do you want to know?", 16.0, 18.0)
+    again = "why do you want to know"
+    assert texts(timed(key, do, (again, 19.98, 20.0))) == [key[0], do[0]]
+    assert texts(timed(key, do, (f"{again} {again}", 19.98, 20.0))) == [key[0], do[0]]
+    assert texts(timed(key, do, (f"{key[0]} {do[0]}", 19.8, 20.0))) == [key[0], do[0]]
+    assert texts(timed(do, (again, 19.98, 20.0))) == [do[0]]
+    (segment,) = attempt(words=timed(do, (again, 19.9, 20.0))).segments(20.0)
+    assert (segment.end, segment.tokens, len(segment.words)) == (18.2, (3, 2, 3, 4, 2, 5), 6)
+
+
+def test_what_was_said_twice_stays() -> None:
+    know = ("Why do you want to know?", 14.0, 16.0)
+    assert texts(timed(know, (know[0], 18.8, 20.0))) == [know[0], know[0]]
+    assert texts(timed(("Never, never!", 14.0, 16.0), ("No. No.", 16.0, 16.05)))[-1] == "No. No."
+    assert texts(timed(know, ("I want to know.", 19.98, 20.0))) == [know[0], "I want to know."]
+
+
 def test_word_times_lie_within_their_segment() -> None:
     words = [Word(" One is here.", -0.1, 2.0, (1, 2), 0.5), Word(" Two is there.", 2.5, 5.4, (3,), 0.25)]
     found = attempt("".join(word.text for word in words), words=words)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TypeVar
 
+from whisperd.worker.coverage import MIN_GAIN_LETTERS, spoken_letters
 from whisperd.worker.protocol import EngineSegment, EngineWord, WindowResult
 from whisperd.worker.rules import (
     QUIET_EDGE_S,
@@ -28,6 +29,9 @@ __all__ = ["Attempt", "improve"]
 
 _LEAST_LOGPROB = -99.0
 """Stands for the logarithm of zero, which serialisation formats cannot represent."""
+
+_ECHO_LETTERS_PER_S = 50.0
+"""Twice as fast as anybody speaks. An echo is many times as fast: nothing is left of the window for it."""
 
 _PAD_S = 0.2
 """Time kept before the first and after the last word if the window is longer than its speech."""
@@ -120,31 +124,22 @@ class Attempt:
         """
         if not self.text.strip() or is_silence(self.no_speech_prob, self.avg_logprob):
             return ()
-        sentences = split_sentences(self.words)
-        start_s, end_s = self._speech(duration_s)
+        words = _without_echo(self.words)
+        sentences = split_sentences(words)
+        start_s, end_s = _speech(words, duration_s)
         if len(sentences) < 2:
-            return (self._segment(start_s, end_s, self.text, self.tokens, self.words),)
+            text, tokens = (self.text, self.tokens) if len(words) == len(self.words) else _joined(words)
+            return (self._segment(start_s, end_s, text, tokens, words),)
         starts = [start_s, *(sentence[0].start for sentence in sentences[1:])]
         ends = [*(sentence[-1].end for sentence in sentences[:-1]), end_s]
         return tuple(
             self._segment(
                 start,
                 min(max(start, end), duration_s),
-                "".join(word.text for word in sentence),
-                tuple(token for word in sentence for token in word.tokens),
+                *_joined(sentence),
                 sentence,
             )
             for start, end, sentence in zip(starts, ends, sentences, strict=True)
-        )
-
-    def _speech(self, duration_s: float) -> tuple[float, float]:
-        """Return when the text begins and ends: with the window, unless its words leave much of it out."""
-        if not self.words:
-            return 0.0, duration_s
-        first_s, last_s = self.words[0].start, self.words[-1].end
-        return (
-            first_s - _PAD_S if first_s > QUIET_EDGE_S else 0.0,
-            last_s + _PAD_S if duration_s - last_s > QUIET_EDGE_S else duration_s,
         )
 
     def _segment(
@@ -169,6 +164,37 @@ class Attempt:
                 for word in words
             ),
         )
+
+
+def _speech(words: Sequence[Word], duration_s: float) -> tuple[float, float]:
+    """Return when the text begins and ends: with the window, unless its words leave much of it out."""
+    if not words:
+        return 0.0, duration_s
+    first_s, last_s = words[0].start, words[-1].end
+    return (
+        first_s - _PAD_S if first_s > QUIET_EDGE_S else 0.0,
+        last_s + _PAD_S if duration_s - last_s > QUIET_EDGE_S else duration_s,
+    )
+
+
+def _joined(words: Sequence[Word]) -> tuple[str, tuple[int, ...]]:
+    """Return the text and the tokens of some words."""
+    return "".join(word.text for word in words), tuple(token for word in words for token in word.tokens)
+
+
+def _without_echo(words: Sequence[Word]) -> Sequence[Word]:
+    """Remove an end that repeats what comes right before it, but takes next to no time.
+
+    Instead of ending its text, a model may write the last sentences again, for the silence behind them.
+    """
+    said = ["".join(filter(str.isalnum, word.text.casefold())) for word in words]
+    for size in range(1, len(words) // 2 + 1):
+        if said[-size:] != said[-2 * size : -size]:
+            continue
+        letters = sum(map(spoken_letters, said[-size:]))
+        if letters >= max(MIN_GAIN_LETTERS, _ECHO_LETTERS_PER_S * (words[-1].end - words[-size].start)):
+            return _without_echo(words[:-size])
+    return words
 
 
 def improve(
