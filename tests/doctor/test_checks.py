@@ -93,6 +93,14 @@ def test_a_healthy_installation_has_no_findings() -> None:
     assert {finding.fix for finding in findings} == {None}
 
 
+def test_bundles_of_other_versions_are_reported_to_whoever_can_delete_them() -> None:
+    (found,) = ill(replace(WELL, left_over_bytes=430_000_000))
+    assert (found.name, found.status) == ("bundles", "warning")
+    assert "430 MB" in found.message and "whisperctl natives prune" in (found.fix or "")
+    shared = with_folder("natives", writable=False)
+    assert "bundles" not in [one.name for one in ill(replace(WELL, left_over_bytes=430_000_000, **shared))]
+
+
 def test_a_new_user_has_nothing_to_fix() -> None:
     new = replace(
         WELL,

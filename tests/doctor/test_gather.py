@@ -81,6 +81,20 @@ async def needed(root: Path, variants: Sequence[Variant]) -> list[str]:
     return [bundle.name for bundle in facts.bundles if bundle.needed]
 
 
+async def test_bundles_that_prune_would_remove_are_counted(tmp_path: Path, variants: list[Variant]) -> None:
+    store = NativeStore(tmp_path / "native")
+    install(tmp_path / "native", variants[0])
+    bundle = Bundle.of(variants[0])
+    assert bundle is not None
+    for name, size_bytes in (("toy-small", 3), ("gone", 4)):
+        path = tmp_path / "native" / "0.1-cp39-0123abcd" / name
+        path.mkdir(parents=True)
+        write_description(path, name, bundle.select(), size_bytes)
+    models = ModelStore(tmp_path / "models", sources=())
+    facts = await gather(store, models, ComputerWithVariants(variants), tmp_path / "config.toml")
+    assert facts.left_over_bytes == 7
+
+
 async def test_a_bundle_that_must_be_built_is_not_required(tmp_path: Path, variants: list[Variant]) -> None:
     assert await needed(tmp_path / "native", variants) == ["media", "toy-large"]
     install(tmp_path / "native", variants[0])

@@ -244,6 +244,13 @@ def _bundles(facts: Facts) -> Iterator[Finding]:
     for bundle in facts.bundles:
         if bundle.version is not None or bundle.needed:
             yield _bundle(bundle, facts)
+    is_writable = all(folder.writable for folder in facts.folders if folder.role == "natives")
+    if facts.left_over_bytes and is_writable:  # a shared folder is for others to clean up
+        yield _warning(
+            "bundles",
+            f"Bundles for other versions of whisperd or Python take up to {size(facts.left_over_bytes)}.",
+            "If you no longer use those versions, delete them: `whisperctl natives prune`.",
+        )
 
 
 def _bundle(bundle: BundleFacts, facts: Facts) -> Finding:

@@ -140,6 +140,8 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """Why plugins were skipped."""
     variants: tuple[JudgedVariant, ...] = ()
     bundles: tuple[BundleFacts, ...] = ()
+    left_over_bytes: int = 0
+    """What native bundles of other versions of whisperd or Python take."""
     models: tuple[ModelFacts, ...] = ()
     models_problem: WhisperdError | None = None
     """Why they cannot be listed."""

@@ -81,6 +81,8 @@ async def gather(
     hardware = await computer.look_again()
     judged = await computer.judged_variants()
     bundles = await _bundles(natives, judged)
+    known = [Bundle("media", media_lock()), *filter(None, (Bundle.of(one.variant) for one in judged))]
+    left_over = await natives.left_over(known)
     model_facts: tuple[ModelFacts, ...] = ()
     models_problem = None
     try:
@@ -93,6 +95,7 @@ async def gather(
         hardware=hardware,
         variants=tuple(judged),
         bundles=bundles,
+        left_over_bytes=sum(one.size_bytes for one in left_over),
         models=model_facts,
         models_problem=models_problem,
         runtimes=None if runtimes is None else tuple(runtimes),

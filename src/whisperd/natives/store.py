@@ -189,6 +189,11 @@ class NativeStore:
                     write_choice(path, choice.without(installed.path.parent.name))
         await self._remove_folder(installed)
 
+    async def left_over(self, bundles: Iterable[Bundle]) -> builtins.list[InstalledBundle]:
+        """Return what `prune` would remove."""
+        known = {bundle.name: bundle for bundle in bundles}
+        return [one for one in await self.list() if self._is_left_over(one, known.get(one.name))]
+
     async def prune(self, bundles: Iterable[Bundle]) -> builtins.list[InstalledBundle]:
         """Remove all but the current and the previous version of these bundles; return those removed.
 
@@ -197,10 +202,8 @@ class NativeStore:
         """
         known = {bundle.name: bundle for bundle in bundles}
         removed = []
-        for installed in await self.list():
+        for installed in await self.left_over(known.values()):
             bundle = known.get(installed.name)
-            if not self._is_left_over(installed, bundle):
-                continue
             async with AsyncExitStack() as stack:
                 if bundle is not None:  # an upgrade may be about to choose this version
                     choosing = self._choosing(bundle.name, bundle.select(), ignore_progress)
