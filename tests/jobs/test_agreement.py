@@ -42,6 +42,14 @@ def test_a_different_hypothesis_does_not_withdraw_agreed_words() -> None:
     )
 
 
+def test_words_that_replace_all_agreed_ones_are_not_shown_next_to_them() -> None:
+    assert shown("I scream", "I scream", "ice cream now")[-1] == ("I scream", "now")
+
+
+def test_the_first_word_is_shown_after_silence() -> None:
+    assert shown("", "", "so it", "so it")[-1] == ("so it", "")
+
+
 @pytest.mark.parametrize(
     "changed",
     ["so my fellow Americans ask", "And And so my fellow Americans ask", "AND SO MY fellow Americans ask"],

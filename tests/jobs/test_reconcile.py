@@ -16,6 +16,11 @@ def segment(start: float, end: float, text: str, words: Sequence[Word] = ()) -> 
     return Segment(id=0, seek=0, start=start, end=end, text=text, tokens=(1, 2), words=tuple(words))
 
 
+def timed(*words: tuple[float, float, str]) -> Segment:
+    spoken = [Word(text=text, start=start, end=end, probability=1.0) for start, end, text in words]
+    return segment(spoken[0].start, spoken[-1].end, "".join(word.text for word in spoken), spoken)
+
+
 def joined(earlier: Sequence[Segment], later: Sequence[Segment], start: float, end: float) -> str:
     before, after = reconcile(earlier, later, start, end)
     return join_texts(one.text for one in (*before, *after))
@@ -51,9 +56,27 @@ def test_scripts_without_spaces_are_joined_by_their_characters() -> None:
 def test_without_a_common_word_the_time_decides() -> None:
     before = [segment(0, 6, " one two three four five six")]
     after = [segment(4, 10, " cinq seis seven eight nine ten")]
-    text = joined(before, after, 4, 6)
-    assert text.startswith("one two three four")
-    assert text.endswith("seven eight nine ten")
+    assert joined(before, after, 4, 6) == "one two three four five seis seven eight nine ten"
+
+
+def test_a_word_that_was_spoken_twice_stays() -> None:
+    before = timed((0, 1, " yes"), (3, 4, " go"), (5, 6, " on"))
+    after = timed((6, 7, " and"), (7, 8, " go"), (8, 9, " home"))
+    assert joined([before], [after], 3, 9) == "yes go on and go home"
+
+
+def test_a_first_word_that_begins_too_early_replaces_no_words() -> None:
+    before = timed((3, 4, " four"), (4, 5, " five"), (5, 6, " six"))
+    after = timed((3, 7, " seven"), (7, 9, " eight"))
+    assert joined([before], [after], 3, 6) == "four five six seven eight"
+
+
+def test_what_remains_of_a_segment_has_the_times_of_its_words() -> None:
+    before = timed((0, 1, " one"), (1, 2, " two"), (2, 3, " three"), (3, 4, " four"))
+    after = timed((2, 3, " three"), (3, 4, " four"), (4, 5, " five"))
+    (first,), (second,) = reconcile([before], [after], 2, 4)
+    assert (first.text, first.start, first.end) == (" one two three", 0, 3)
+    assert (second.text, second.start, second.end) == (" four five", 3, 5)
 
 
 def test_words_that_only_one_window_has_are_not_lost() -> None:

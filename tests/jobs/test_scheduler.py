@@ -252,12 +252,21 @@ def test_a_higher_priority_runs_first_and_shares_no_batch() -> None:
 
 def test_a_starved_priority_gets_one_batch() -> None:
     scheduler = scheduler_with(("file", "bulk"), ("clip", "interactive"), batch_size=1)
+    begun_s = 1000.0
     for index in range(4):
-        scheduler.add(parcel("file", index), 0)
-        scheduler.add(parcel("clip", index), 0)
-    assert run_one(scheduler, STARVATION_S) == [("clip", 0)]
-    assert run_one(scheduler, STARVATION_S + 1) == [("file", 0)]
-    assert run_one(scheduler, STARVATION_S + 2) == [("clip", 1)]
+        scheduler.add(parcel("file", index), begun_s)
+        scheduler.add(parcel("clip", index), begun_s)
+    assert run_one(scheduler, begun_s + 1) == [("clip", 0)]
+    assert run_one(scheduler, begun_s + STARVATION_S) == [("clip", 1)]
+    assert run_one(scheduler, begun_s + STARVATION_S + 1) == [("file", 0)]
+    assert run_one(scheduler, begun_s + STARVATION_S + 2) == [("clip", 2)]
+
+
+def test_of_two_starved_priorities_the_one_that_has_waited_longer_goes_first() -> None:
+    scheduler = scheduler_with(("file", "bulk"), ("talk", "normal"))
+    scheduler.add(parcel("file", 0), 0)
+    scheduler.add(parcel("talk", 0), 1)
+    assert run_one(scheduler, 2 * STARVATION_S) == [("file", 0)]
 
 
 def test_a_priority_without_work_does_not_starve() -> None:

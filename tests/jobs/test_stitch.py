@@ -137,6 +137,12 @@ def test_word_times_are_relative_to_the_file() -> None:
     )
 
 
+def test_words_that_were_not_requested_are_not_released() -> None:
+    one = msgspec.structs.replace(segment(0.5, 2.0), words=engine_words((0.5, 1.0), (1.25, 2.0)))
+    (found,) = Stitcher(keep_words=False).add(a_window(0, 60.0, 70.0), result(one))
+    assert (found.text, found.words) == (" word", ())
+
+
 times = st.floats(-5, 40) | st.just(math.nan)
 
 
@@ -223,10 +229,10 @@ def test_texts_are_joined_as_their_script_requires(texts: list[str], joined: str
 
 def test_text_that_two_windows_share_appears_once() -> None:
     stitcher = Stitcher()
-    said = result(segment(0, 10, " It was a dark night."), segment(16, 20, " The rain fell in torr"))
-    assert [one.text for one in stitcher.add(a_window(0, 0, 20, shared=2), said)] == [" It was a dark night."]
+    said = result(segment(0, 10, " It was a dark night."), segment(14, 18.5, " The rain fell in torr"))
+    assert [one.text for one in stitcher.add(a_window(0, 0, 20, shared=4), said)] == [" It was a dark night."]
     rest = result(segment(0, 4, " rain fell in torrents."))
-    released = stitcher.add(a_window(1, 18, 30), rest)
+    released = stitcher.add(a_window(1, 16, 30), rest)
     assert join_texts(one.text for one in released) == "The rain fell in torrents."
     assert [one.id for one in stitcher.segments] == [0, 1, 2]
 
@@ -256,7 +262,8 @@ def test_a_channel_without_held_segments_does_not_delay_others() -> None:
 def test_a_held_segment_delays_later_ones_on_other_channels() -> None:
     stitcher = Stitcher()
     stitcher.add(a_window(0, 0, 20, channel=0, shared=2), result(segment(16, 20, " first")))
-    assert stitcher.add(a_window(1, 17, 26, channel=1), result(segment(0, 2, " second"))) == []
+    assert stitcher.add(a_window(1, 14, 17, channel=1), result(segment(2.5, 3, " second"))) == []
+    assert stitcher.add(a_window(2, 17, 26, channel=1), result()) == []
     again = result(segment(0, 2, " first"), segment(5, 6, " third"))
-    released = stitcher.add(a_window(2, 18, 30, channel=0), again) + stitcher.finish()
+    released = stitcher.add(a_window(3, 18, 30, channel=0), again) + stitcher.finish()
     assert [one.text for one in released] == [" first", " second", " third"]

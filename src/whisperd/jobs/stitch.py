@@ -62,7 +62,6 @@ class Stitcher:
         first_new = len(self.segments)
         for tail in self._tails.values():
             self._hold(tail.segments)
-        self._tails.clear()
         self._release()
         return self.segments[first_new:]
 
