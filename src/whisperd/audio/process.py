@@ -78,8 +78,9 @@ class Decoder:
             fix = "Try again: the file is not at fault. Perhaps the system killed the process to free memory."
         elif not how.startswith("signal"):  # native code that fails is ended by a signal
             fix = (
-                "If whisperd was upgraded while it was running, run `whisperctl daemon restart`. Otherwise, "
-                "the file may be damaged: convert it to WAV, FLAC or MP3, then try again."
+                "If whisperd or its Python was upgraded while the daemon was running, run `whisperctl daemon "
+                "restart`. Otherwise run `whisperctl doctor`. If it finds no problem, the file may be "
+                "damaged: convert it to WAV, FLAC or MP3."
             )
         return WhisperdError(
             "decoder.crashed",
