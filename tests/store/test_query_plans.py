@@ -103,7 +103,7 @@ async def test_queries_for_watches_use_indexes(database: Database) -> None:
         await outputs.forget("/inbox/a.en.txt")
         await store.log.add("0a", LogLine("absent", None, "It is not there."))
         await store.log.read("0a", 50)
-        await files.mark_removed(other)
+        await files.mark_removed(other, LogLine("deleted", "b.wav", "It was deleted."))
         await store.delete("0a")
 
 

@@ -234,6 +234,26 @@ async def test_a_text_survives_a_crash_just_after_its_recording_was_removed(
     assert ran.read_text() == "sound of a.wav; another sound"
 
 
+async def test_a_deletion_is_logged_even_if_the_daemon_is_stopped_just_then(
+    tmp_path: Path, inbox: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def mark_removed(self: FileTable, *given: Any) -> None:
+        await mark_removed_now(self, *given)
+        scope.cancel()
+
+    put(inbox, "a.wav")
+    mark_removed_now = FileTable.mark_removed
+    monkeypatch.setattr(FileTable, "mark_removed", mark_removed)
+    with anyio.CancelScope() as scope:
+        async with open_watches(tmp_path) as watches:
+            await watches.manager.add(str(inbox), WatchChanges(after="delete"))
+            await anyio.sleep_forever()
+    async with open_watches(tmp_path) as watches:
+        (folder,) = watches.folders()
+        events = [line["event"] for line in await watches.manager.log(folder.preset.id, 10)]
+    assert events == ["done", "deleted"]
+
+
 async def test_a_recording_is_moved_as_soon_as_that_is_possible(
     tmp_path: Path, inbox: Path, no_notifications: None
 ) -> None:

@@ -123,16 +123,22 @@ class FileTable:
         """Record a file for which there is no job."""
         return await self._database.run(lambda connection: put_file(connection, watch, seen, content_hash))
 
-    async def mark_removed(self, number: int) -> None:
-        """Record that we moved or deleted a file, so that another one of that name counts as new.
+    async def mark_removed(self, number: int, line: LogLine) -> None:
+        """Record, also in the log, that we moved or deleted a file, so that another one of that name counts
+        as new.
 
         A NUL, which no file name can contain, is appended to its path.
         """
-        await self._database.execute(
+        statement = (
             "UPDATE watch_files SET path = CAST(path || x'00' || id AS BLOB), gone = ?, status = 'done'"
-            " WHERE id = ?",
-            (now_rfc3339(), number),
+            " WHERE id = ?"
         )
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute(statement, (now_rfc3339(), number))
+            _add_logs(connection, number, [line])
+
+        await self._database.run(work)
 
     async def mark_gone(self, numbers: Iterable[int]) -> None:
         """Mark these files as missing."""

@@ -74,7 +74,7 @@ class FollowUp:
         if line.event == "stays":
             await self._store.files.update(row.id, line, status="done", gone=None)
         else:
-            await self._record_removal(row, line)
+            await self._store.files.mark_removed(row.id, line)
         return "over"
 
     async def give_up(self, preset: WatchPreset, row: FileRow) -> None:
@@ -82,11 +82,7 @@ class FollowUp:
         if preset.after == "stay":
             await self._store.files.update(row.id, _gone(row), status="done")
         else:  # we may have moved or deleted it before an interruption
-            await self._record_removal(row, _gone(row))
-
-    async def _record_removal(self, row: FileRow, line: LogLine) -> None:
-        await self._store.files.mark_removed(row.id)
-        await self._store.log.add(row.watch, line)
+            await self._store.files.mark_removed(row.id, _gone(row))
 
     async def _move_or_delete(self, preset: WatchPreset, row: FileRow) -> LogLine:
         try:
