@@ -173,6 +173,17 @@ async def test_a_disconnecting_client_gets_no_final_answers() -> None:
             await client.stream.receive()
 
 
+async def test_a_refused_client_that_still_sends_is_not_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Node.js drops what it has received, such as the error, once it can no longer send."""
+    monkeypatch.setattr("whisperd.daemon.connection.LAST_WORDS_S", 60)
+    async with served() as (_, client):
+        await client.stream.send(b"\xc1")
+        assert (await client.receive())[:2] == [2, "error"]
+        with pytest.raises(anyio.EndOfStream):
+            await client.receive()
+        await client.ask(1, "at_once")
+
+
 async def test_a_connection_does_not_keep_its_jobs_alive() -> None:
     """An editor stays connected for days and submits thousands of jobs."""
 

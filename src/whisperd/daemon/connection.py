@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 from weakref import WeakSet
 
@@ -51,6 +52,7 @@ class Connection:
         self._progress = RepeatedEvent()  # set whenever a request was answered or data was sent
         self._serving = anyio.CancelScope()
         self._is_finishing = False
+        self._is_refused = False
         self._over = anyio.Event()
         self.subscriptions: dict[int, Subscription] = {}
         """By the number with which the client unsubscribes."""
@@ -74,6 +76,8 @@ class Connection:
                     await self._read_and_answer()
                 with anyio.move_on_after(LAST_WORDS_S):
                     await self._progress.wait_for(lambda: not self._unread_bytes)
+                    if self._is_refused:
+                        await self._discard()
                 tasks.cancel_scope.cancel()
         finally:
             self._unread.clear()
@@ -107,7 +111,18 @@ class Connection:
             except WhisperdError as error:
                 log.info("closing a connection: %s", error.code)
                 self._queue(encode_notification("error", error.to_wire()))
+                self._is_refused = True
             answers.cancel_scope.cancel()
+
+    async def _discard(self) -> None:
+        """Read until the client has disconnected: on a closed connection its next write would fail, after
+        which some clients (such as those on Node.js) do not read the error.
+        """
+        with suppress(anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            with suppress(NotImplementedError):  # by a named pipe
+                await self._stream.send_eof()
+            while True:
+                await self._stream.receive(READ_BYTES)
 
     async def _read(self, answers: TaskGroup) -> None:
         limits = self._limits
