@@ -6,6 +6,7 @@ import errno
 import functools
 import os
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 
 from ggml_models import ggml_model
 from whisperd.models import ModelStore, files, shipped_catalogue
+from whisperd.models.in_place import open_in_place
 from whisperd.plugins import Backend, ModelFacts, ModelFormat
 from whisperd.rpc.errors import WhisperdError
 from whisperd_testing import unprivileged
@@ -133,6 +135,20 @@ async def test_an_unreadable_file_is_reported(make: Make, model: Path) -> None:
         files.open_file(model)
     assert caught.value.code == "model.invalid_file"
     assert "cannot be read" in caught.value.message
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such permissions")
+@pytest.mark.parametrize("name", ["model", "ggml-tiny.bin"])
+async def test_a_model_below_a_private_folder_of_another_user_is_explained(name: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # `tmp_path` is below a private folder of root itself
+        private = Path(folder) / "private"
+        private.mkdir()
+        Path(folder).chmod(0o755)
+        private.chmod(0)
+        with unprivileged(), pytest.raises(WhisperdError) as caught:
+            await open_in_place(str(private / name))
+    assert caught.value.code == ("model.invalid_file" if name.endswith(".bin") else "model.invalid_folder")
+    assert "Permission denied" in caught.value.message
 
 
 def reading(monkeypatch: pytest.MonkeyPatch, read: Callable[[BinaryIO, int], ModelFacts] | None) -> None:

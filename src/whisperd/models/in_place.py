@@ -67,8 +67,9 @@ def _open(path: Path) -> InstalledModel:
 
 
 def _means_file(path: Path) -> bool:
-    """Whether a path means a file; if it does not exist, its suffix decides."""
-    return not path.is_dir() and (path.exists() or path.suffix == SUFFIX)
+    """Whether a path means a file; if it does not exist or cannot be inspected, its suffix decides."""
+    # Unlike the methods of `Path`, these raise nothing: whoever opens the file or folder reports the problem.
+    return not os.path.isdir(path) and (os.path.exists(path) or path.suffix == SUFFIX)  # noqa: PTH110, PTH112
 
 
 def _identity(path: Path) -> str:
