@@ -72,6 +72,12 @@ def test_a_long_silence_is_not_sent_and_ends_the_wait() -> None:
     assert planner.keep_from == span.end + 3 * SAMPLE_RATE - SAMPLE_RATE // 5
 
 
+def test_windows_that_later_speech_cannot_change_are_released_at_once() -> None:
+    planner = WindowPlanner(20.0)
+    released = [seconds(list(planner.add(span))) for span in spans_of((0, 15), (1, 15), (1, 15))]
+    assert released == [[], [(0.0, 15.2)], [(15.8, 31.2)]]
+
+
 def test_neighbours_share_a_short_pause() -> None:
     first, second = plan(spans_of((0, 15), (0.1, 15)))
     assert first.end == second.start == round(15.05 * SAMPLE_RATE)

@@ -107,6 +107,9 @@ async def check_round_trip(fields: dict[str, Any], status: Any, is_over: bool) -
     again = job_of(decode_record(msgspec.json.encode(record).decode()))
     assert record_of(again) == record
     assert (again.path, again.over.is_set()) == (job.path, is_over)
+    if job.error is not None:
+        assert again.error is not None
+        assert (again.status, again.error.to_wire()) == (status, job.error.to_wire())
 
 
 @pytest.mark.anyio

@@ -193,6 +193,7 @@ async def test_no_runtime_is_evicted_in_vain(tmp_path: Path) -> None:
     assert "new needs about 700 MB" in error.message
     assert error.data["largest"] in ("tiny", "base") and "unload other runtimes" in error.fix
     assert "runtimes edit new" in error.fix
+    assert "runtime.memory_bytes" not in error.fix
     once = runtime("once")
     once.is_saved = False
     with pytest.raises(WhisperdError) as raised:
@@ -315,6 +316,17 @@ async def test_a_gpu_has_its_own_memory(tmp_path: Path) -> None:
     with pytest.raises(WhisperdError) as raised:
         await house.admit(runtime("newer"), 0, on_gpu=9000 * MB)
     assert raised.value.code == "memory.gpu_not_enough"
+
+
+@pytest.mark.anyio
+async def test_workers_are_divided_among_the_gpus(tmp_path: Path) -> None:
+    house, newcomer = make_house(tmp_path, 10_000 * MB, gpu_free=1000 * MB), runtime("new")
+    backend = Backend(
+        name="toy", engine="", variants=(CUDA,), need_bytes=lambda *_, replicas, **__: replicas * 900 * MB
+    )
+    params = LoadParams(model_path="", device="cuda", device_index=(0, 1), replicas=2)
+    await house.admission.admit(house, newcomer, Prepared(backend, CUDA, None, Path.cwd()), params)
+    assert (newcomer.needs[0], newcomer.needs[1]) == (900 * MB, 900 * MB)
 
 
 @pytest.mark.anyio

@@ -21,6 +21,10 @@ def test_an_old_file_has_settled_at_once() -> None:
     assert Settling(3).observe(seen(age_s=60), 0, NOW_NS) == "settled"
 
 
+def test_a_file_written_just_now_has_to_settle() -> None:
+    assert Settling(3).observe(seen(age_s=2), 0, NOW_NS) == "wait"
+
+
 def test_on_a_network_an_old_file_has_to_settle() -> None:
     settling = Settling(3)
     assert settling.observe(seen(age_s=60), 0, None) == "wait"
@@ -64,6 +68,14 @@ def test_an_empty_file_never_settles() -> None:
     settling = Settling(3)
     assert settling.observe(seen(0, age_s=1000), 0, NOW_NS) == "empty"
     assert settling.next_look_s() == math.inf
+
+
+def test_a_due_file_that_is_not_checked_is_due_again_later() -> None:
+    settling = Settling(3)
+    settling.observe(seen(), 0, NOW_NS)
+    assert settling.due(4) == ["a.wav"]
+    assert settling.due(4) == []
+    assert settling.next_look_s() == 7
 
 
 def test_a_deleted_file_is_not_checked_again() -> None:

@@ -133,8 +133,6 @@ class WindowPlanner:
 
     def _common_boundary(self) -> int:
         """Return the last boundary that is on every plan that can still become the best."""
-        if not self._spans:
-            return 0
         alive = {
             len(self._spans),
             *self._open_boundaries(self._spans[-1].end + 1 + min(PAD, self._reach)),

@@ -68,7 +68,6 @@ class Settling:
         if now_s - before.since_s >= before.quiet_s:
             self.forget(seen.path)
             return "settled"
-        before.look_at_s = max(before.since_s + before.quiet_s, now_s)
         return "wait"
 
     def postpone(self, seen: Seen, now_s: float) -> None:
