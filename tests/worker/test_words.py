@@ -107,8 +107,23 @@ def spoken(*spans: tuple[float, float]) -> list[Word]:
         ([(1.0, 1.2)], (0.5, 2.0), [(1.0, 1.2)]),
         ([(0, 1.0), (1.0, 1.0), (1.0, 2.0)], (3, 4), [(0, 1.0), (1.0, 1.04), (1.04, 2.0)]),
         ([(0, 1.0), (1.0, 1.0)], (3, 4), [(0, 0.96), (0.96, 1.0)]),
+        ([(0, 1.0), (2.0, 2.0)], (1.0, 1.9), [(0, 1.0), (1.96, 2.0)]),
+        ([(1.0, 1.0), (1.01, 2.0)], (3, 4), [(1.0, 1.04), (1.04, 2.0)]),
+        ([(0, 1.0), (1.2, 1.2), (1.4, 2.0)], (3, 4), [(0, 1.0), (1.2, 1.24), (1.4, 2.0)]),
     ],
-    ids=["begin", "end", "of-the-one-before", "of-the-next", "nobodys", "a-low-voice", "short", "short-end"],
+    ids=[
+        "begin",
+        "end",
+        "of-the-one-before",
+        "of-the-next",
+        "nobodys",
+        "a-low-voice",
+        "short",
+        "short-end",
+        "short-behind-a-gap",
+        "short-nearly-contiguous",
+        "short-in-a-gap",
+    ],
 )
 def test_words_do_not_extend_into_pauses(
     spans: list[tuple[float, float]], pause: tuple[float, float], expected: list[tuple[float, float]]

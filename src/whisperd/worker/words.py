@@ -106,24 +106,21 @@ def settle(words: Sequence[Word], pauses: Sequence[Pause]) -> list[Word]:
 
 
 def _lengthened(words: list[Word]) -> list[Word]:
-    """Extend words that are too short at the expense of a neighbour: every word takes time to say."""
+    """Extend words that are too short into a gap or at the expense of a neighbour: every word takes time."""
     for index, word in enumerate(words):
         missing_s = MIN_WORD_S - (word.end - word.start)
         if missing_s <= 0:
             continue
         before = words[index - 1] if index else None
         behind = words[index + 1] if index + 1 < len(words) else None
-        if behind is not None and behind.start == word.end and _can_spare(behind, missing_s):
-            words[index] = word._replace(end=word.end + missing_s)
-            words[index + 1] = behind._replace(start=word.end + missing_s)
-        elif before is not None and before.end == word.start and _can_spare(before, missing_s):
-            words[index] = word._replace(start=word.start - missing_s)
-            words[index - 1] = before._replace(end=word.start - missing_s)
+        end, start = word.end + missing_s, word.start - missing_s
+        if behind is not None and behind.end - end >= MIN_WORD_S:
+            words[index] = word._replace(end=end)
+            words[index + 1] = behind._replace(start=max(end, behind.start))
+        elif before is not None and start - before.start >= MIN_WORD_S:
+            words[index] = word._replace(start=start)
+            words[index - 1] = before._replace(end=min(start, before.end))
     return words
-
-
-def _can_spare(word: Word, length_s: float) -> bool:
-    return word.end - word.start >= MIN_WORD_S + length_s
 
 
 def _part(words: list[Word], index: int, pause: Pause) -> None:
