@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import signal
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 from raw_client import RawClient
 
-from whisperd.daemon.logfile import LOGGERS, LogFile
+from whisperd.daemon.logfile import LOGGERS, LogFile, _PrivateFile
 from whisperd.rpc.errors import WhisperdError
 from whisperd.settings import LogSettings
 from whisperd_testing import AUDIO, RunningDaemon, run_python, write_tone
@@ -69,6 +70,23 @@ def test_the_log_is_private_from_creation_and_after_each_rotation(
     assert {mode(file) for file in files} == {0o600}
     assert len(opened) > 3 and set(opened) == {("daemon.log", 0o600)}
     assert "line 999" in files[0].read_text()
+
+
+@pytest.mark.usefixtures("restored_logging")
+def test_a_full_disk_only_costs_lines_of_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_: logging.Handler) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    LogFile(tmp_path / "daemon.log", LogSettings(), level=None, to_terminal=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(_PrivateFile, "flush", refuse)
+        logging.getLogger("whisperd").info("one line")
+    logging.getLogger("whisperd").info("another")
+    said = capsys.readouterr().err.splitlines()
+    assert [line.rpartition(": ")[2] for line in said] == ["one line", "another"]
+    assert "another" in (tmp_path / "daemon.log").read_text()
 
 
 @pytest.mark.usefixtures("restored_logging")

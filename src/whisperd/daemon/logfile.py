@@ -10,6 +10,7 @@ import asyncio
 import logging
 import logging.handlers
 import os
+import sys
 from io import TextIOWrapper
 from pathlib import Path
 
@@ -72,3 +73,8 @@ class _PrivateFile(logging.handlers.RotatingFileHandler):
         descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         Path(self.baseFilename).chmod(0o600)  # the file may have existed
         return os.fdopen(descriptor, "a", encoding=self.encoding, errors=self.errors)
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Drop a line that cannot be written, as on a full disk. Python would print a traceback for each."""
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
