@@ -173,15 +173,15 @@ def put_file(
     The last error of a file that has failed before is kept. Raises `watch.unknown` if the watch was removed
     in the meantime: then no job must be created either.
     """
-    identity = seen.identity
-    row = connection.execute(
+    identity, path = seen.identity, os.fsencode(seen.path)
+    connection.execute(
         "INSERT INTO watch_files (watch, path, inode, size, modified, hash, status, job, attempts)"
         " SELECT id, ?, ?, ?, ?, ?, ?, ?, ? FROM watches WHERE id = ? ON CONFLICT (watch, path) DO UPDATE SET"
         " inode = excluded.inode, size = excluded.size, modified = excluded.modified, hash = excluded.hash,"
         " status = excluded.status, job = excluded.job, attempts = excluded.attempts, retry_at = NULL,"
-        " error = CASE WHEN excluded.attempts THEN error END, gone = NULL RETURNING id",
+        " error = CASE WHEN excluded.attempts THEN error END, gone = NULL",
         (
-            os.fsencode(seen.path),
+            path,
             identity.inode,
             identity.size_bytes,
             identity.modified_ns,
@@ -191,7 +191,10 @@ def put_file(
             attempts,
             watch,
         ),
-    ).fetchone()
+    )
+    # Without RETURNING, which SQLite 3.34 lacks: Debian 11 and Red Hat 9 have it.
+    query = "SELECT id FROM watch_files WHERE watch = ? AND path = ?"
+    row = connection.execute(query, (watch, path)).fetchone()
     if row is None:
         raise unknown_watch(watch)
     return int(row[0])
