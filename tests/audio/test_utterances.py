@@ -79,6 +79,12 @@ def test_the_longest_pause_may_be_the_last_one() -> None:
     assert seconds(final(pieces)) == [(0.0, 12.4), (12.4, 17.8)]
 
 
+def test_a_short_pause_is_divided_between_its_neighbours() -> None:
+    first, second = final(listen((True, 6.0), (False, 0.2), (True, 10.0), (False, 1.0)))
+    assert first.end == second.start
+    assert seconds([first]) == [(0.0, 6.1)]
+
+
 @given(st.lists(st.tuples(st.booleans(), st.floats(0.0, 8.0)), max_size=12))
 def test_all_that_is_spoken_is_in_exactly_one_utterance(sounds: list[Sound]) -> None:
     pieces = listen(*sounds)
