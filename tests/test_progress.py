@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pytest
+
 from whisperd.progress import Meter, Progress
 
 
@@ -12,6 +14,33 @@ def test_rate_and_time_left_cover_the_last_seconds() -> None:
     assert (reports[0].rate, reports[0].eta) == (None, None)
     assert (reports[1].rate, reports[1].eta) == (100.0, 20.0)
     assert (reports[-1].rate, reports[-1].eta) == (200.0, 6.0)  # the slow start is forgotten
+
+
+def test_a_download_that_stands_still_has_no_time_left() -> None:
+    reports: list[Progress] = []
+    now_s = 0.0
+    meter = Meter("toy", reports.append, total=100, clock=lambda: now_s)
+    for now_s in (0.0, 1.0):  # noqa: B007 - the clock reads it
+        meter.report(50, "model.bin")
+    assert (reports[-1].rate, reports[-1].eta) == (0.0, None)
+    assert str(reports[-1]) == "downloading toy: 50 B of 100 B"
+
+
+@pytest.mark.parametrize(
+    ("progress", "line"),
+    [
+        (Progress(name="base"), "downloading base"),
+        (Progress(name="base", done=60_000_000), "downloading base: 60 MB"),
+        (
+            Progress(name="base", done=60_000_000, total=145_000_000, rate=12_000_000.0, eta=7.1),
+            "downloading base: 60 MB of 145 MB, 12 MB/s, 7 s left",
+        ),
+        (Progress(name="mkl", file="step 2", done=2, total=4, detail="building"), "building mkl: step 2"),
+        (Progress(name="mkl", done=2, total=4, detail="building"), "building mkl"),
+    ],
+)
+def test_progress_is_one_line(progress: Progress, line: str) -> None:
+    assert str(progress) == line
 
 
 def test_reports_are_rate_limited() -> None:

@@ -318,9 +318,9 @@ def test_the_speaker_is_named_with_the_first_words_not_with_silence() -> None:
 
 
 def test_vtt_words_have_increasing_timestamps() -> None:
-    content = render(transcript((1.0, 4.0, " one two three"), words=True), "vtt")
-    assert "00:00:01.000 --> 00:00:04.000" in content
-    assert "<c>one</c> <00:00:02.000><c>two</c> <00:00:03.000><c>three</c>" in content
+    content = render(transcript((7201.0, 7204.0, " one two three"), words=True), "vtt")
+    assert "02:00:01.000 --> 02:00:04.000" in content
+    assert "<c>one</c> <02:00:02.000><c>two</c> <02:00:03.000><c>three</c>" in content
 
 
 @given(speech())
@@ -342,7 +342,7 @@ def test_lrc_lines_start_with_one_timestamp(said: list[Spoken], words: bool) -> 
 
 
 def test_lrc_counts_minutes_beyond_the_hour() -> None:
-    assert render(transcript((3723.4, 3725.0, " late")), "lrc") == "[62:03.40] late\n"
+    assert render(transcript((6003.4, 6005.0, " late")), "lrc") == "[100:03.40] late\n"
 
 
 def test_markdown_has_paragraphs_and_escapes_the_text() -> None:
@@ -350,7 +350,7 @@ def test_markdown_has_paragraphs_and_escapes_the_text() -> None:
         transcript((0.0, 2.0, " # One *two*."), (2.1, 3.0, " <b>[three](x)"), (5.0, 6.0, " 1. four.")), "md"
     )
     assert content == "**0:00** \\# One \\*two\\*. \\<b\\>\\[three\\](x) 1. four.\n"
-    content = render(transcript((0.0, 2.0, " One."), (3601.0, 3602.0, " 1. two")), "md")
+    content = render(transcript((0.0, 2.0, " One."), (2.5, 3.0, " "), (3601.0, 3602.0, " 1. two")), "md")
     assert content == "**0:00** One.\n\n**1:00:01** 1\\. two\n"
 
 

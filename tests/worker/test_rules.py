@@ -41,6 +41,11 @@ def test_short_windows_have_a_context_of_twelve_seconds(duration_s: float) -> No
     assert context_frames(duration_s) == common_context_frames(duration_s) == 1200
 
 
+@pytest.mark.parametrize(("duration_s", "frames"), [(9.0, 1300), (9.9, 1400), (10.0, 1200), (11.0, 1300)])
+def test_windows_under_ten_seconds_have_a_larger_margin(duration_s: float, frames: int) -> None:
+    assert context_frames(duration_s) == frames
+
+
 @given(durations, durations)
 def test_a_longer_window_never_has_less_context(one_s: float, other_s: float) -> None:
     one_s, other_s = sorted((one_s, other_s))
