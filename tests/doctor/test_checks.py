@@ -85,11 +85,23 @@ def ill(facts: Facts) -> list[Finding]:
 
 def test_a_healthy_installation_has_no_findings() -> None:
     findings = check(WELL)
-    assert ill(WELL) == [] and worst(findings) == "ok"
-    assert [finding.name for finding in findings] == [
-        "settings", "state folder", "bundle folder", "model folder", "disk", "database", "backends",
-        "bundle", "bundle", "models", "runtimes", "GPU", "libraries", "crashes",
-    ]  # fmt: skip
+    assert worst(findings) == "ok"
+    assert [(finding.name, finding.message) for finding in findings] == [
+        ("settings", "/w/config.toml, valid"),
+        ("state folder", "/w/state"),
+        ("bundle folder", "/w/natives"),
+        ("model folder", "/w/models"),
+        ("disk", "50.0 GB free on the disk of /w/models"),
+        ("database", "intact"),
+        ("backends", "ctranslate2-cpu"),
+        ("bundle", "media 18, intact"),
+        ("bundle", "ctranslate2-cpu 4, intact"),
+        ("models", "base: intact"),
+        ("runtimes", "1; base is the default"),
+        ("GPU", "no NVIDIA GPU: the CPU is used"),
+        ("libraries", "no conflicts"),
+        ("crashes", "none in the last 7 days"),
+    ]
     assert {finding.fix for finding in findings} == {None}
 
 
@@ -112,6 +124,21 @@ def test_a_new_user_has_nothing_to_fix() -> None:
         runtimes=None,
     )
     assert ill(new) == []
+    assert [finding.message for finding in check(new)] == [
+        "/w/config.toml, no such file: the defaults apply",
+        "/w/state, not created yet",
+        "/w/natives, not created yet",
+        "/w/models, not created yet",
+        "50.0 GB free on the disk of /w/models",
+        "not created yet",
+        "ctranslate2-cpu",
+        "media, not installed yet: installed on first use",
+        "ctranslate2-cpu, not installed yet: installed on first use",
+        "none yet: downloaded on first use",
+        "no NVIDIA GPU: the CPU is used",
+        "no conflicts",
+        "none in the last 7 days",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -125,8 +152,19 @@ def test_a_new_user_has_nothing_to_fix() -> None:
         (with_folder("models", exists=False, writable=False), "model folder", "broken", "cannot be created"),
         (with_folder("natives", foreign="/w/natives/.locks/x"), "bundle folder", "broken", "sudo chown -R"),
         (with_folder("natives", executable=False), "bundle folder", "broken", "noexec"),
-        (with_folder("natives", mode=0o777), "bundle folder", "warning", "chmod go-w /w/natives"),
-        (with_folder("state", mode=0o755), "state folder", "warning", "chmod 700 /w/state"),
+        (
+            with_folder("natives", mode=0o777),
+            "bundle folder",
+            "warning",
+            "Other users can write to /w/natives. Deny them that: `chmod go-w /w/natives`.",
+        ),
+        (
+            with_folder("state", mode=0o710),
+            "state folder",
+            "warning",
+            "Other users can access /w/state. Deny them that: `chmod 700 /w/state`.",
+        ),
+        (with_folder("settings", error="Input/output error"), "settings folder", "broken", "cannot be read"),
         (with_folder("state", free_bytes=10**6, device=2), "disk", "broken", "1.0 MB"),
         (with_folder("models", free_bytes=GB // 2, device=2), "disk", "warning", "500 MB"),
         ({"database_problem": PROBLEM}, "database", "broken", "Do that."),
@@ -146,6 +184,18 @@ def test_a_new_user_has_nothing_to_fix() -> None:
             "bundle",
             "broken",
             "av/a.so and 1 more file. Repair it: `whisperctl natives install media`.",
+        ),
+        (
+            {"bundles": (BundleFacts(name="media", version="18", needed=True, damaged=("a", "b", "c")),)},
+            "bundle",
+            "broken",
+            "media is damaged: a and 2 more files.",
+        ),
+        (
+            {"bundles": (BundleFacts(name="media", version="18", needed=True, damaged=("av/a.so",)),)},
+            "bundle",
+            "broken",
+            "media is damaged: av/a.so.",
         ),
         (
             {"bundles": (BundleFacts(name="media", version=None, needed=True),), "is_offline": True},
@@ -227,14 +277,81 @@ def test_a_new_user_has_nothing_to_fix() -> None:
             "warning",
             "2 times in the last 7 days (signal SIGSEGV), last at 2026-01-02 03:04:05",
         ),
+        (
+            {"crashes": (Crash(time="2026-01-02 03:04:05", part="decoder", how="status 1"),)},
+            "crashes",
+            "warning",
+            "A decoder ended once in the last 7 days (status 1), last at 2026-01-02 03:04:05.",
+        ),
+        (
+            {"crashes": (Crash(time="2026-01-02 03:04:05", part="mistake", how="KeyError"),)},
+            "crashes",
+            "warning",
+            "Something failed once because of a bug in whisperd, last at 2026-01-02 03:04:05.",
+        ),
         ({"log_problem": "The log cannot be read."}, "crashes", "warning", "cannot be read"),
     ],
 )
 def test_each_problem_is_found(changes: Mapping[str, Any], name: str, status: str, said: str) -> None:
-    (finding,) = ill(replace(WELL, **changes))
+    findings = check(replace(WELL, **changes))
+    (finding,) = (one for one in findings if one.status != "ok")
     assert (finding.name, finding.status) == (name, status)
     assert finding.fix and said in f"{finding.message} {finding.fix}"
     assert worst([*check(WELL), finding]) == status
+    fine = {one.name for one in findings if one.status == "ok"} - {"disk"}  # there is more than one disk
+    assert fine.isdisjoint((name, f"{name}s"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "message"),
+    [
+        (
+            with_folder("models", writable=False),
+            "model folder",
+            "/w/models, read-only: its contents are used",
+        ),
+        (with_folder("models", writable=False), "disk", "50.0 GB free on the disk of /w/natives"),
+        (with_folder("models", free_bytes=None), "disk", "50.0 GB free on the disk of /w/natives"),
+        (
+            {"variants": (variant("a"), variant("b", problem=PROBLEM), variant("c"))},
+            "backends",
+            "a, c; 1 cannot be used here",
+        ),
+        ({"bundles": (BundleFacts(name="media", version="18", needed=False),)}, "bundle", "media 18, intact"),
+        (
+            {"models": (ModelFacts(name="base"), ModelFacts(name="tiny", damaged=("model.bin",)))},
+            "models",
+            "base: intact",
+        ),
+        (
+            {
+                "runtimes": (
+                    RuntimeFacts(name="notes", model="small", default=False, enabled=True),
+                    RuntimeFacts(name="base", model="base", default=True, enabled=True),
+                )
+            },
+            "runtimes",
+            "2; base is the default",
+        ),
+        ({"runtimes": ()}, "runtimes", "none"),
+        (with_gpus(gpus=(CARD,), driver="550"), "GPU", "RTX, driver 550"),
+        (with_gpus(gpus=(CARD,)), "GPU", "RTX"),
+    ],
+)
+def test_what_is_reported_as_fine(changes: Mapping[str, Any], name: str, message: str) -> None:
+    (finding,) = (one for one in check(replace(WELL, **changes)) if (one.name, one.status) == (name, "ok"))
+    assert finding.message == message
+
+
+def test_bundles_that_nothing_needs_are_not_reported() -> None:
+    unused = BundleFacts(name="ctranslate2-cuda12", version=None, needed=False)
+    assert "bundle" not in [finding.name for finding in check(replace(WELL, bundles=(unused,)))]
+
+
+def test_a_model_folder_that_cannot_be_read_is_reported_once() -> None:
+    folders = with_folder("models", error="Input/output error")
+    findings = check(replace(WELL, models=(), models_problem=PROBLEM, **folders))
+    assert [one.name for one in findings if "model" in one.name] == ["model folder"]
 
 
 @pytest.mark.parametrize("fact", ["cuda_libraries", "blas"])
@@ -288,7 +405,8 @@ LISTENING = SocketFacts(path="/run/w/d.sock", kind="socket", mode=0o600, listeni
         ({"listening": False, "locked": False}, "warning", "left behind"),
         ({"owned": False}, "broken", "another user"),
         ({"folder_is_open": True}, "broken", "chmod 700 /run/w"),
-        ({"mode": 0o666}, "broken", "chmod 600 /run/w/d.sock"),
+        ({"mode": 0o601}, "broken", "chmod 600 /run/w/d.sock"),
+        ({"mode": None}, "ok", "private to you"),
     ],
 )
 def test_findings_about_the_socket(changes: Mapping[str, Any], status: str, said: str) -> None:
