@@ -25,23 +25,29 @@ def test_two_inputs_never_share_a_file(inputs: tuple[str, str]) -> None:
     with pytest.raises(WhisperdError) as caught:
         targets_in("out", inputs, ["text"])
     assert caught.value.code == "usage.invalid"
-    assert all(name in caught.value.message for name in inputs)
+    first, second = inputs
+    assert caught.value.message.startswith(f"The texts of {first} and {second} would both be written to ")
+    assert caught.value.fix == "Transcribe them into different folders."
 
 
 def test_each_format_has_its_own_file() -> None:
     assert targets_in("out", ["a.mp3"], ["srt", "text"]) == [
         {"srt": str(Path("out", "a.srt")), "text": str(Path("out", "a.txt"))}
     ]
-    with pytest.raises(WhisperdError, match=r"a\.mp3 as json and a\.mp3 as verbose_json"):
+    with pytest.raises(WhisperdError, match=r"a\.mp3 as json and a\.mp3 as verbose_json") as caught:
         targets_in("out", ["a.mp3"], ["json", "verbose_json"])
+    assert caught.value.fix == "Omit one of the formats."
+    with pytest.raises(WhisperdError, match=r"a\.mp3 as srt and a\.wav as srt") as caught:
+        targets_in("out", ["a.mp3", "a.wav"], ["srt", "text"])
+    assert caught.value.fix == "Transcribe them into different folders."
 
 
 def test_patterns_are_expanded_on_windows_only(tmp_path: Path) -> None:
-    for name in ("b.mp3", "a.mp3", "c[1].mp3", "d.txt"):
+    for name in ("b.mp3", "a.mp3", "c[1].mp3", "c1.mp3", "d.txt"):
         (tmp_path / name).touch()
     names = [str(tmp_path / name) for name in ("*.mp3", "c[1].mp3", "none.*")]
     assert matching([*names, "-"], "linux") == [*names, "-"]
-    found = [str(tmp_path / name) for name in ("a.mp3", "b.mp3", "c[1].mp3")]
+    found = [str(tmp_path / name) for name in ("a.mp3", "b.mp3", "c1.mp3", "c[1].mp3")]
     assert matching([*names, "-"], "win32") == [*found, *names[1:], "-"]
 
 
@@ -66,17 +72,18 @@ def test_a_recording_is_never_overwritten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("name", "said"),
     [
-        *("missing/a.txt", "folder"),
-        pytest.param(256 * "x", marks=pytest.mark.skipif(os.name == "nt", reason="another error")),
+        ("missing/a.txt", "missing does not exist."),
+        ("folder", ""),
+        pytest.param(256 * "x", "", marks=pytest.mark.skipif(os.name == "nt", reason="another error")),
     ],
 )
-def test_an_unwritable_file_is_detected_before_the_work(tmp_path: Path, name: str) -> None:
+def test_an_unwritable_file_is_detected_before_the_work(tmp_path: Path, name: str, said: str) -> None:
     (tmp_path / "folder").mkdir()
     with pytest.raises(WhisperdError) as caught:
         check_target(str(tmp_path / name), [], overwrite=True)
-    assert caught.value.code == "output.not_writable"
+    assert caught.value.code == "output.not_writable" and said in caught.value.message
 
 
 @posix
@@ -113,16 +120,21 @@ def test_a_new_file_has_the_mode_of_the_users_umask(tmp_path: Path) -> None:
 
 @posix
 def test_replacing_keeps_the_mode_and_the_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    modes = []
-    monkeypatch.setattr(os, "fsync", lambda file: modes.append(stat.S_IMODE(os.fstat(file).st_mode)))
-    (tmp_path / "real.txt").write_text("old")
-    (tmp_path / "real.txt").chmod(0o600)
+    synced = []
+
+    def fsync(file: int) -> None:
+        status = os.fstat(file)
+        synced.append((stat.S_IMODE(status.st_mode), status.st_size))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    (tmp_path / "real.txt").write_text("old text")
+    (tmp_path / "real.txt").chmod(0o640)
     (tmp_path / "link.txt").symlink_to("real.txt")
     write_file(str(tmp_path / "link.txt"), "new")
     assert (tmp_path / "link.txt").is_symlink()
     assert (tmp_path / "real.txt").read_text() == "new"
-    assert stat.S_IMODE((tmp_path / "real.txt").stat().st_mode) == 0o600
-    assert modes == [0o600], "others could read it while it was written"
+    assert stat.S_IMODE((tmp_path / "real.txt").stat().st_mode) == 0o640
+    assert synced == [(0o600, 3)], "others could read it while it was written, or it was synced unwritten"
 
 
 @posix

@@ -76,7 +76,14 @@ def test_packages_contain_every_file() -> None:
 def test_similar_names_are_suggested(name: str, near: str) -> None:
     with pytest.raises(WhisperdError) as caught:
         resolve(name, CATALOGUE, never)
-    assert near in caught.value.data["near"] and near in caught.value.fix
+    assert near in caught.value.data["near"]
+    assert caught.value.fix.startswith("Did you mean ") and near in caught.value.fix
+
+
+def test_nothing_is_suggested_for_a_name_like_no_other() -> None:
+    with pytest.raises(WhisperdError) as caught:
+        resolve("xyzzy", CATALOGUE, never)
+    assert caught.value.fix.startswith("`whisperctl models available` lists the names; ")
 
 
 def test_a_repository_may_have_a_revision() -> None:

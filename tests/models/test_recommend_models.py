@@ -113,6 +113,27 @@ def test_reasons_and_summaries() -> None:
     measured = said(2 * GIB, 0, measured={"base": 45.0})
     assert measured["base"].summary.startswith("base: an hour of speech in about 1.3 min, ")
     assert measured["small"].summary.startswith("small: an hour of speech in about 4.4 min, ")
+    assert said(16 * GIB, 6 * 10**9)["large-v3-turbo"].reason == "best balance on this GPU"
+
+
+@pytest.mark.parametrize(
+    ("speed", "time"),
+    [
+        (10_000.0, "1 s"),
+        (80.0, "45 s"),
+        (60.2, "1 min"),
+        (30.0, "2 min"),
+        (8.0, "7.5 min"),
+        (2.0, "30 min"),
+        (0.7, "86 min"),
+        (0.5, "2 h"),
+        (0.4, "2.5 h"),
+    ],
+)
+def test_how_long_an_hour_of_speech_takes(speed: float, time: str) -> None:
+    assert (
+        f"an hour of speech in about {time}, " in said(16 * GIB, 0, measured={"base": speed})["base"].summary
+    )
 
 
 def test_recommendations_for_a_language() -> None:
@@ -120,6 +141,20 @@ def test_recommendations_for_a_language() -> None:
     assert next(iter(english)) == "base.en" and "base" in english
     assert next(iter(german)) == "base" and "base.en" not in german
     assert next(iter(said(16 * GIB, 8 * 10**9, language="en"))) == "large-v3-turbo"
+
+
+@pytest.mark.parametrize(
+    ("language", "names"),
+    [
+        (None, ["base", "base.en", "tiny", "tiny.en", "distil-small.en", "small", "small.en"]),
+        ("en", ["base.en", "base", "tiny.en", "tiny", "distil-small.en", "small.en", "small"]),
+        ("de", ["base", "tiny", "small", "medium"]),
+    ],
+)
+def test_unmeasured_models_are_listed_by_size_from_the_best_one(
+    language: str | None, names: list[str]
+) -> None:
+    assert list(said(16 * GIB, 0, language=language))[: len(names)] == names
 
 
 def test_models_that_are_fast_enough_come_first() -> None:
@@ -137,11 +172,22 @@ def test_on_a_gpu_its_memory_is_the_limit() -> None:
 def test_a_model_that_is_too_large_gets_a_warning() -> None:
     warning = too_large(KNOWN["large-v3"], 2 * GIB, 0, MODELS)
     assert warning is not None and warning.code == "model.too_large"
-    assert "large-v3 needs about" in warning.message and "2.15 GB" in warning.message
-    assert f"Use {warning.data['largest']}, " in warning.fix
+    assert warning.message == (
+        "The model large-v3 needs about 5.08 GB of memory, and this computer has 2.15 GB."
+    )
+    assert warning.fix.startswith("Use large-v3-turbo, the largest that fits; ")
     largest = KNOWN[warning.data["largest"]]
     assert not largest.english_only
     assert too_large(largest, 2 * GIB, 0, MODELS) is None
+    warning = too_large(KNOWN["large-v3"], 2 * GIB, 3 * 10**9, MODELS)
+    assert warning is not None and warning.message == (
+        "The model large-v3 needs about 4.74 GB of GPU memory, and the GPU has 3.00 GB."
+    )
+
+
+def test_a_precise_compute_type_needs_more_memory() -> None:
+    assert too_large(KNOWN["small"], 2 * GIB, 0, MODELS) is None
+    assert too_large(KNOWN["small"], 2 * GIB, 0, MODELS, compute_type="float32") is not None
 
 
 @given(memories, gpu_memories, st.sampled_from(MODELS))

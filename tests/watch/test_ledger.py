@@ -116,9 +116,12 @@ def test_quiet_hours() -> None:
     assert quiet_for_s(night, 12 * 3600) == 0
     assert quiet_for_s(parse_quiet_hours("12:00-13:00, 12:30-14:00"), 12.5 * 3600) == 1.5 * 3600
     assert quiet_for_s(parse_quiet_hours("00:00-24:00"), 5) == 86_395
+    assert quiet_for_s(parse_quiet_hours("9:05-9:50"), 9 * 3600 + 600) == 2400
 
 
-@pytest.mark.parametrize("text", ["", "22-7", "25:00-07:00", "22:00-07:61", "22:00", "x"])
+@pytest.mark.parametrize(
+    "text", ["", "22-7", "24:00-07:00", "22:60-23:00", "22:00-07:60", "22:00-24:01", "22:00", "x"]
+)
 def test_invalid_quiet_hours_are_refused(text: str) -> None:
     with pytest.raises(ValueError):
         parse_quiet_hours(text)

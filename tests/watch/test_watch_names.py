@@ -52,6 +52,8 @@ def test_names_that_only_look_partial(name: str) -> None:
 def test_only_audio_and_video_is_wanted_by_default() -> None:
     assert Selection().wants("a.mp3")
     assert not Selection().wants("a.txt")
+    assert not Selection(include=("*",)).wants("a.srt")
+    assert not Selection(include=("talks/*",)).wants("talks/a.en.txt")
     assert Selection(include=("*.dat",)).wants("a.dat")
     assert not Selection(include=("*.dat",)).wants("a.mp3")
     assert not Selection(exclude=("draft*",)).wants("draft 1.mp3")

@@ -38,8 +38,7 @@ def quiet_for_s(spans: Spans, second_of_day: float) -> float:
     for begin, end in spans:
         length_s = ((end - begin) % DAY_MINUTES or DAY_MINUTES) * 60
         into_s = (second_of_day - begin * 60) % (DAY_MINUTES * 60)
-        if into_s < length_s:
-            longest_s = max(longest_s, length_s - into_s)
+        longest_s = max(longest_s, length_s - into_s)
     return longest_s
 
 
