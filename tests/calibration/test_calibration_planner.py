@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import msgspec
 import pytest
@@ -244,6 +245,52 @@ def test_a_measured_difference_precedes_the_priority(second: float, noise: float
     chosen = computer.calibrate()
     assert chosen is not None
     assert chosen.setting.variant == "second"
+
+
+@pytest.mark.parametrize(
+    ("slower", "times"), [(0.2, 1), (0.09, 2), (0.07, 3), (0.05, 4), (0.035, TIMES), (0.02, 3), (0.0, 3)]
+)
+def test_finalists_are_measured_until_one_leads_or_the_choice_hardly_matters(
+    slower: float, times: int
+) -> None:
+    steep: dict[str, Any] = {
+        "shapes": (0.5, 1.0),
+        "batch_sizes": (0.5, 0.6, 1.0, 0.6),
+        "margins": (1.0, 0.7, 0.5),
+    }
+    variants = {"first": simulated(10 * (1 - slower), **steep), "second": simulated(10, **steep)}
+    computer = SimulatedComputer(variants)
+    chosen = computer.calibrate()
+    assert chosen is not None
+    assert chosen.setting.variant == ("second" if slower else "first")
+    finalists = [trial for trial in computer.trials if computer.true_speed(trial.setting) > 7.5]
+    assert [len(trial.speeds) for trial in finalists] == [times, times]
+
+
+@pytest.mark.parametrize(
+    "of_variant",
+    [
+        {"margins": (1.1, 1.0, 0.8)},
+        {"batch_sizes": (0.7, 0.8, 0.95, 1.0), "margins": (1.0, 1.0, 1.0)},
+        {"batch_sizes": (0.7, 1.0, 0.95, 0.8), "margins": (1.0, 1.0, 1.0)},
+        {"shapes": (1.0, 0.95), "margins": (1.0, 1.0, 1.0)},
+    ],
+)
+def test_the_best_setting_is_found_although_its_first_measurement_was_disturbed(
+    of_variant: dict[str, Any],
+) -> None:
+    computer = SimulatedComputer({"cpu": simulated(**of_variant)})
+    undisturbed = computer.calibrate()
+    assert undisturbed is not None
+    computer.trials = []
+    while setting := next_setting(computer.candidates, computer.trials):
+        trial = computer._try(setting, random.Random(0))
+        if setting == undisturbed.setting and all(one.setting != setting for one in computer.trials):
+            trial = msgspec.structs.replace(trial, speeds=(0.7 * trial.speeds[0],))
+        computer.trials = with_trial(computer.trials, trial)
+    chosen = best(computer.candidates, computer.trials)
+    assert chosen is not None
+    assert chosen.setting == undisturbed.setting
 
 
 def test_a_margin_that_degrades_the_text_is_not_used() -> None:
