@@ -12,12 +12,12 @@ from typing import Final, Literal, TypeVar
 
 import msgspec
 
+from whisperd.decodable import decodable
 from whisperd.quantities import size
 from whisperd.rpc.errors import WhisperdError
 
 __all__ = [
     "contents",
-    "decoded_by_threads",
     "disk_full",
     "files_bytes",
     "free_bytes",
@@ -60,16 +60,10 @@ def open_nonblocking(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def decoded_by_threads(kind: type[T]) -> type[T]:
-    """Prepare a type: msgspec crashes if two threads at once are the first to decode it."""
-    msgspec.json.Decoder(kind)
-    return kind
-
-
 def read_json(path: Path, into: type[T]) -> T | None:
     """Read a small JSON file of whisperd; None if it is missing or invalid."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=into)
+        return msgspec.json.decode(path.read_bytes(), type=decodable(into))
     except (OSError, ValueError, RecursionError):
         return None
 

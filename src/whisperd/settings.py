@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta
 
+from whisperd.decodable import decodable
 from whisperd.rpc.errors import WhisperdError
 from whisperd.worker.protocol import MAX_REPLICAS, ComputeType
 
@@ -278,7 +279,7 @@ def load_settings(path: Path, *, has_to_be_there: bool = False) -> Settings:
             "Check the file and its permissions.",
         ) from error
     try:
-        return msgspec.convert(tomllib.loads(text), Settings, strict=True)
+        return msgspec.convert(tomllib.loads(text), decodable(Settings), strict=True)
     except msgspec.ValidationError as error:
         reason, fix = _explain(str(error))
     except (ValueError, RecursionError) as error:  # a ValueError also for a number with too many digits

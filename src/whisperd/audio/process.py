@@ -14,6 +14,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from whisperd.audio.messages import Decoded, DecodeParams, DecoderEvent, FeedParams, Heard
 from whisperd.child import ENDED_BY_OTHERS, how_it_ended
+from whisperd.decodable import decodable
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import InvalidAnswer
 from whisperd.rpc.peer import PeerClosed
@@ -99,7 +100,7 @@ class Decoder:
 
     async def _on_notification(self, _method: str, params: list[Any]) -> None:
         # A message that cannot be decoded counts as the end of the connection.
-        (event,) = msgspec.convert(params, tuple[DecoderEvent])
+        (event,) = msgspec.convert(params, decodable(tuple[DecoderEvent]))
         if self.events is not None:
             await self.events.send(event)
 

@@ -10,6 +10,7 @@ import msgspec
 from anyio import to_thread
 
 from whisperd.calibration.values import Calibration
+from whisperd.decodable import decodable
 from whisperd.store import Database
 
 __all__ = ["CalibrationTable", "copy_calibrations"]
@@ -30,7 +31,7 @@ class CalibrationTable:
 
         for (text,) in await self._database.execute("SELECT result FROM calibrations ORDER BY time"):
             try:
-                one = msgspec.json.decode(text, type=Calibration)
+                one = msgspec.json.decode(text, type=decodable(Calibration))
             except ValueError:
                 continue
             self._kept[one.model, one.fingerprint] = one

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from whisperd.child import how_it_ended, open_child, python_command
+from whisperd.decodable import decodable
 from whisperd.hardware.detect import FACTS
 from whisperd.hardware.facts import Hardware
 from whisperd.hardware.gpus import Gpus, find_gpus
@@ -112,10 +113,11 @@ class _Search:
         self.has_begun = True
         if not line:
             return
-        answer = msgspec.json.decode(line, type=FactAnswer)
+        answer = msgspec.json.decode(line, type=decodable(FactAnswer))
         if answer.name not in self._names:
             return
         if answer.why is None:
-            self.found[answer.name] = msgspec.json.decode(answer.fact, type=FACTS[answer.name].type)
+            fact = FACTS[answer.name]
+            self.found[answer.name] = msgspec.json.decode(answer.fact, type=decodable(fact.type))
         else:
             self.unknown[answer.name] = answer.why

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 
 from whisperd.child import how_it_ended, open_child, python_command
+from whisperd.decodable import decodable
 from whisperd.hardware.messages import DriverAnswer, SeenGpu, SeenInstance
 from whisperd.rpc.errors import WhisperdError
 
@@ -280,7 +281,7 @@ async def _query_driver(timeout_s: float, env: Mapping[str, str]) -> DriverAnswe
         why = f"the process that queries its driver could not be started ({error.strerror or error})"
         raise _unavailable("not_asked", why, fix) from error
     try:
-        return msgspec.json.decode(output, type=DriverAnswer)
+        return msgspec.json.decode(output, type=decodable(DriverAnswer))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         why = f"its driver's library crashed when queried ({how_it_ended(status)})"
         raise _unavailable("crashed", why, _REINSTALL) from error

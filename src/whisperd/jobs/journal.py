@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from whisperd.audio import Found, merge_found
+from whisperd.decodable import decodable
 from whisperd.jobs.identity import FileStamp
 from whisperd.jobs.job import Job, JobInput, JobStatus
 from whisperd.jobs.options import JobOptions
@@ -97,9 +98,9 @@ _OUTCOME: Final = ("started", "duration_s", "elapsed_s", "done_s", "speed", "lan
 
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode_found = msgspec.msgpack.Decoder(Found).decode
-decode_window = msgspec.msgpack.Decoder(FinishedWindow).decode
-decode_record = msgspec.json.Decoder(JobRecord).decode
+_decode_found = msgspec.msgpack.Decoder(decodable(Found)).decode
+decode_window = msgspec.msgpack.Decoder(decodable(FinishedWindow)).decode
+decode_record = msgspec.json.Decoder(decodable(JobRecord)).decode
 
 
 def record_of(job: Job) -> JobRecord:

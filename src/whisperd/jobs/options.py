@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Meta
 
 from whisperd.audio import Clip, parse_clips
+from whisperd.decodable import decodable
 from whisperd.jobs.languages import LANGUAGES, language_code
 from whisperd.jobs.scheduler import Priority
 from whisperd.models import shipped_catalogue
@@ -102,7 +103,7 @@ def job_options(values: Mapping[str, Any]) -> JobOptions:
             raise _unknown_option(str(name))
     try:
         given = {name: value for name, value in values.items() if value is not None}
-        return _checked(msgspec.convert(given, JobOptions, strict=True))
+        return _checked(msgspec.convert(given, decodable(JobOptions), strict=True))
     except msgspec.ValidationError as error:
         raise WhisperdError(
             "rpc.invalid_params",

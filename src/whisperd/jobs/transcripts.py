@@ -9,6 +9,7 @@ from itertools import islice
 import msgspec
 
 from whisperd.clock import now_rfc3339
+from whisperd.decodable import decodable
 from whisperd.jobs.search import SearchQuery, searchable
 from whisperd.jobs.segments import Transcript, letters
 from whisperd.store import Database, damaged
@@ -41,7 +42,7 @@ _PAGE = 20
 """Transcripts that a search reads at a time."""
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(Transcript).decode
+_decode = msgspec.msgpack.Decoder(decodable(Transcript)).decode
 
 
 class StoredTranscript(msgspec.Struct, frozen=True, kw_only=True):

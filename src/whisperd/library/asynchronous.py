@@ -19,6 +19,7 @@ from whisperd.client.inputs import absolute, is_path, model_name, option_params,
 from whisperd.client.values import Segment, Transcript, end_of_job
 from whisperd.daemon.bundles import install_media_bundle
 from whisperd.daemon.hub import job_topic
+from whisperd.decodable import decodable
 from whisperd.jobs.identity import check_path
 from whisperd.jobs.job import Job, JobInput, Source
 from whisperd.jobs.options import job_options
@@ -244,7 +245,7 @@ def _bytes_of(input: Input | Buffer, sample_rate: int | None) -> Iterator[bytes]
 def _checked_fields(fields: dict[str, Any]) -> RuntimeChanges:
     """Validate the fields of the runtime. Raises `runtime.invalid` for an unknown field or a wrong type."""
     try:
-        return msgspec.convert(fields, RuntimeChanges, strict=True)
+        return msgspec.convert(fields, decodable(RuntimeChanges), strict=True)
     except msgspec.ValidationError as error:
         raise WhisperdError(
             "runtime.invalid",

@@ -23,6 +23,7 @@ from whisperd.daemon.bundles import media_bundle
 from whisperd.daemon.hub import Subscription
 from whisperd.daemon.service import Service, open_service
 from whisperd.daemon.trials import try_bundle
+from whisperd.decodable import decodable
 from whisperd.locks import try_lock
 from whisperd.natives import Bundle
 from whisperd.progress import OnProgress, Progress
@@ -103,7 +104,9 @@ async def open_library_service(on_progress: OnProgress | None) -> AsyncIterator[
                 return
             tell = on_progress
             with Listener(
-                service, {"natives", "models"}, lambda event: tell(msgspec.convert(event, Progress))
+                service,
+                {"natives", "models"},
+                lambda event: tell(msgspec.convert(event, decodable(Progress))),
             ):
                 yield service
 

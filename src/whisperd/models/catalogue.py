@@ -12,6 +12,7 @@ from typing import Annotated
 
 import msgspec
 
+from whisperd.decodable import decodable
 from whisperd.models.memory import need_bytes
 
 __all__ = [
@@ -151,7 +152,7 @@ class Catalogue(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
 
 def parse_catalogue(text: str) -> Catalogue:
     """Parse a catalogue and set the languages of each model."""
-    catalogue = msgspec.toml.decode(text, type=Catalogue)
+    catalogue = msgspec.toml.decode(text, type=decodable(Catalogue))
     models = tuple(
         msgspec.structs.replace(model, languages=_languages(catalogue, model)) for model in catalogue.models
     )

@@ -17,6 +17,7 @@ from pathlib import Path
 import msgspec
 
 from whisperd.child import take_output
+from whisperd.decodable import decodable
 from whisperd.isolation import enter_bundle
 from whisperd.models.messages import Converted, ConvertLine, ConvertRequest, NotConverted, Read
 
@@ -26,7 +27,7 @@ _REASON_LENGTH = 500
 
 def main() -> None:
     """Run the request in the first argument."""
-    request = msgspec.json.decode(sys.argv[1], type=ConvertRequest)
+    request = msgspec.json.decode(sys.argv[1], type=decodable(ConvertRequest))
     output = take_output()  # a plugin may print anything
 
     def say(line: ConvertLine) -> None:

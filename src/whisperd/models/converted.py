@@ -30,6 +30,7 @@ import anyio.to_thread
 import msgspec
 
 from whisperd import disk
+from whisperd.decodable import decodable
 from whisperd.isolation import isolated_environment
 from whisperd.locks import hold_lock
 from whisperd.models.children import ask_child
@@ -265,7 +266,7 @@ def _prepare_folder(source: ConvertedSource, folder: Path) -> int:
 def _is_intact(path: Path) -> bool:
     """Whether a file has the bytes that were written. Raises OSError, ValueError or RecursionError if the
     file or a readable record of it is missing."""
-    made = msgspec.json.decode(_record(path).read_bytes(), type=Verified)
+    made = msgspec.json.decode(_record(path).read_bytes(), type=decodable(Verified))
     if made.stamp == stamp(path):
         return True
     digests = hash_file(path)
@@ -291,7 +292,7 @@ def _is_damaged(path: Path, on_bytes: OnBytes | None = None) -> bool:
     Raises OSError if it cannot be read, which may be transient.
     """
     try:
-        made = msgspec.json.decode(_record(path).read_bytes(), type=Verified)
+        made = msgspec.json.decode(_record(path).read_bytes(), type=decodable(Verified))
         return hash_file(path, on_bytes=on_bytes).sha256 != made.sha256
     except FileNotFoundError:
         return False  # it is converted again in any case
@@ -334,7 +335,7 @@ async def _convert(wanted: Conversion, target: Path, bundle: Path | None, meter:
     environment = isolated_environment(os.environ, bundle) if bundle else None
     async with ask_child("whisperd.models.convert", request, environment) as child:
         while (line := await child.next_line()) is not None:
-            match msgspec.json.decode(line, type=ConvertLine):
+            match msgspec.json.decode(line, type=decodable(ConvertLine)):
                 case Read(done=done):
                     meter.report(done)
                 case NotConverted(reason=reason, errno=number):

@@ -20,6 +20,7 @@ import msgspec
 from huggingface_hub import HfApi, get_hf_file_metadata, get_session, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status  # type: ignore[attr-defined]
 
+from whisperd.decodable import decodable
 from whisperd.models.catalogue import ModelFile, expected
 from whisperd.models.hub_errors import CaptivePortal, TooLarge, explain, is_transient
 from whisperd.models.messages import (
@@ -41,7 +42,7 @@ _REPORT_EVERY_S = 0.1
 
 def main() -> None:
     """Run the request in the first argument."""
-    request = msgspec.json.decode(sys.argv[1], type=FetchRequest)
+    request = msgspec.json.decode(sys.argv[1], type=decodable(FetchRequest))
     try:
         _say(Started())
         if request.folder is None:
@@ -103,7 +104,7 @@ def list_files(request: FetchRequest) -> tuple[str, tuple[ModelFile, ...]]:
 def _checked(files: Sequence[ModelFile]) -> tuple[ModelFile, ...]:
     """Check that the hashes are hashes, and return the files: the hash becomes the download's file name."""
     try:
-        return msgspec.convert(msgspec.to_builtins(files), tuple[ModelFile, ...])
+        return msgspec.convert(msgspec.to_builtins(files), decodable(tuple[ModelFile, ...]))
     except msgspec.ValidationError as error:
         raise CaptivePortal from error
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import msgspec
 
-from whisperd.disk import decoded_by_threads
 from whisperd.models.catalogue import FileName, Sha256
 from whisperd.models.hashing import Stamp
 from whisperd.plugins import ModelFacts
@@ -20,7 +19,6 @@ class StoredFile(msgspec.Struct, frozen=True, kw_only=True):
     sha256: Sha256
 
 
-@decoded_by_threads
 class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     """An installed model. Its hashes define the model from the first download on."""
 
@@ -41,7 +39,6 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         return sum(file.size_bytes for file in self.files)
 
 
-@decoded_by_threads
 class Verified(msgspec.Struct, frozen=True):
     """A record that a file with this stamp had this hash."""
 

@@ -42,7 +42,6 @@ class Bundle:
         return dataclasses.replace(selection, build=self.build or {}, processor=this_processor())
 
 
-@disk.decoded_by_threads
 class Description(msgspec.Struct, frozen=True, kw_only=True):
     """The file in a bundle that describes it; written last."""
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import msgspec
 
-from whisperd.disk import decoded_by_threads, write_whole
+from whisperd.decodable import decodable
+from whisperd.disk import write_whole
 
 __all__ = ["Choice", "Chosen", "read_choice", "write_choice"]
 
@@ -27,7 +28,6 @@ class Chosen(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The text of its own lock file."""
 
 
-@decoded_by_threads
 class Choice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The version in use, and the one used before. None is the shipped one."""
 
@@ -50,7 +50,7 @@ class Choice(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 def read_choice(path: Path) -> Choice | None:
     """Return the choice; None if there is none or it cannot be read, so that the shipped version is used."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Choice)
+        return msgspec.json.decode(path.read_bytes(), type=decodable(Choice))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:

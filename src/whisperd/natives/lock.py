@@ -19,6 +19,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.tags import Tag, parse_tag
 from packaging.version import Version
 
+from whisperd.decodable import decodable
 from whisperd.natives.target import PLATFORMS, PYTHONS, Target, platforms_of
 from whisperd.rpc.errors import WhisperdError
 
@@ -192,7 +193,7 @@ def requirements(wanted: Iterable[Pinned | Source]) -> str:
 def parse_lock(text: str) -> Lock:
     """Parse a lock file strictly. Raises `native.bad_lock`."""
     try:
-        lock = msgspec.toml.decode(text, type=Lock)
+        lock = msgspec.toml.decode(text, type=decodable(Lock))
         held: list[Distribution | Source] = [*lock.distributions, *lock.sources]
         for each in (*held, *lock.tools):
             Version(each.version)

@@ -18,6 +18,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
+from whisperd.decodable import decodable
 from whisperd.natives.build import Build
 from whisperd.natives.errors import not_upgradable, out_of_range
 from whisperd.natives.lock import Distribution, Lock, Selection, format_lock
@@ -93,7 +94,7 @@ class Search:
         for part in self._parts:
             options = ("--dry-run", "--ignore-installed", "--report", str(report))
             await self._pip("install", *options, part=part, versions=versions)
-            items = msgspec.json.decode(report.read_bytes(), type=_Report).install
+            items = msgspec.json.decode(report.read_bytes(), type=decodable(_Report)).install
             found |= {canonicalize_name(item.metadata.name): item.metadata.version for item in items}
         return found
 

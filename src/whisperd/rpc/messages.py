@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Generic, TypeVar
 
 import msgspec
 
+from whisperd.decodable import decodable
 from whisperd.rpc.errors import WhisperdError, sendable
 
 __all__ = [
@@ -109,9 +110,10 @@ class Notification(msgspec.Struct, frozen=True):
 
 
 _encoder = msgspec.msgpack.Encoder()
-_decode_parts = msgspec.msgpack.Decoder(list[msgspec.Raw]).decode
-_decode_int = msgspec.msgpack.Decoder(int).decode
-_decode_str = msgspec.msgpack.Decoder(str).decode
+_decode_parts = msgspec.msgpack.Decoder(decodable(list[msgspec.Raw])).decode
+_decode_int = msgspec.msgpack.Decoder(decodable(int)).decode
+_decode_str = msgspec.msgpack.Decoder(decodable(str)).decode
+_decode_map = msgspec.msgpack.Decoder(decodable(dict[str, msgspec.Raw])).decode
 
 P = TypeVar("P")
 
@@ -143,20 +145,20 @@ def decode_params(raw: msgspec.Raw | bytes, into: type[P]) -> P:
     Raises `WhisperdError` (`rpc.invalid_params`) that names the place and what was expected.
     """
     try:
-        arguments = msgspec.msgpack.decode(raw, type=list[msgspec.Raw])
+        arguments = _decode_parts(raw)
         if len(arguments) > 1:
             raise invalid_params(f"expected one map, got {len(arguments)} values")
         # Lua cannot tell an empty map from an empty array (0x90).
         body = arguments[0] if arguments and bytes(arguments[0]) != b"\x90" else b"\x80"
         try:
-            return msgspec.msgpack.decode(body, type=into, strict=True)
+            return msgspec.msgpack.decode(body, type=decodable(into), strict=True)
         except msgspec.ValidationError:
             # Many libraries send null for a value that is not set, such as JavaScript's `undefined`.
-            given = msgspec.msgpack.decode(body, type=dict[str, msgspec.Raw])
+            given = _decode_map(body)
             named = {name: value for name, value in given.items() if bytes(value) != b"\xc0"}
             if len(named) == len(given):
                 raise
-            return msgspec.msgpack.decode(_encoder.encode(named), type=into, strict=True)
+            return msgspec.msgpack.decode(_encoder.encode(named), type=decodable(into), strict=True)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise invalid_params(str(error)) from error
 

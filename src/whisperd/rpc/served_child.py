@@ -17,6 +17,7 @@ import msgspec
 from anyio.abc import ByteReceiveStream, Process
 
 from whisperd.child import END_TIMEOUT_S, how_it_ended, kill, open_child
+from whisperd.decodable import decodable
 from whisperd.rpc.errors import UNEXPECTED, WhisperdError
 from whisperd.rpc.framing import FrameLimits
 from whisperd.rpc.messages import InvalidAnswer
@@ -64,7 +65,7 @@ class ServedChild:
                 log.error("%s\n%s%s", error.message, self.last_words, error.data.pop("traceback", ""))
             raise
         try:
-            return msgspec.convert(answer, into)
+            return msgspec.convert(answer, decodable(into))
         except ValueError as error:
             raise InvalidAnswer(str(error)) from error
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 import msgspec
 
 from whisperd.clock import now_rfc3339
+from whisperd.decodable import decodable
 from whisperd.rpc.events import RuntimeStatusName
 from whisperd.store import Saver
 
@@ -48,7 +49,7 @@ class HistoryStore:
                 "SELECT runtime, moment FROM runtime_history ORDER BY rowid"
             ):
                 with suppress(ValueError):
-                    decoded = msgspec.json.decode(change, type=StatusChange)
+                    decoded = msgspec.json.decode(change, type=decodable(StatusChange))
                     histories[runtime].append(decoded)  # not in one line: an unreadable one adds no history
             return histories
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from whisperd.decodable import decodable
 from whisperd.runtimes.preset import RuntimePreset
 from whisperd.store import Database, damaged
 
@@ -75,7 +76,7 @@ def _from_row(row: tuple[Any, ...]) -> RuntimePreset:
     values = dict(zip(COLUMNS, row, strict=True))
     try:
         values["device_index"] = msgspec.json.decode(values["device_index"])
-        return msgspec.convert(values, RuntimePreset, strict=False)  # SQLite has no booleans
+        return msgspec.convert(values, decodable(RuntimePreset), strict=False)  # SQLite has no booleans
     except (msgspec.MsgspecError, TypeError) as error:
         raise ValueError(f"the runtime {values['name']} in it is not valid ({error})") from error
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 
+from whisperd.decodable import decodable
 from whisperd.store import Database, damaged
 
 __all__ = ["Profile", "ProfileStore", "check_profiles"]
@@ -77,7 +78,7 @@ def _from_row(row: tuple[Any, ...]) -> Profile:
     values = dict(zip(COLUMNS, row, strict=True))
     try:
         values["options"] = msgspec.json.decode(values["options"])
-        return msgspec.convert(values, Profile)
+        return msgspec.convert(values, decodable(Profile))
     except (msgspec.MsgspecError, TypeError) as error:
         raise ValueError(f"the profile {values['name']} in it is not valid ({error})") from error
 

@@ -14,6 +14,7 @@ from importlib import resources
 
 import msgspec
 
+from whisperd.decodable import decodable
 from whisperd.speech.sound import SAMPLE_RATE, read_au
 
 __all__ = ["Sample", "read_au", "samples", "word_errors", "words"]
@@ -49,7 +50,7 @@ class _Entry(msgspec.Struct, frozen=True):
 def samples() -> tuple[Sample, ...]:
     """Return all recordings, the shortest first: half a minute of English. Blocks on the first call."""
     folder = resources.files(__package__).joinpath("recordings")
-    entries = msgspec.json.decode(folder.joinpath("manifest.json").read_bytes(), type=list[_Entry])
+    entries = msgspec.json.decode(folder.joinpath("manifest.json").read_bytes(), type=decodable(list[_Entry]))
     made = []
     for entry in entries:
         pcm = read_au(folder.joinpath(entry.file).read_bytes())

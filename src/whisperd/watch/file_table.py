@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from whisperd.clock import now_rfc3339
+from whisperd.decodable import decodable
 from whisperd.store import Database
 from whisperd.watch.errors import unknown_watch
 from whisperd.watch.ledger import FileRow, FileStatus, Identity, Seen
@@ -256,5 +257,5 @@ def _file(row: tuple[Any, ...]) -> FileRow:
 def _error(text: str | None) -> dict[str, Any] | None:
     """Decode why a file failed; None if that is unreadable, as its status still says that it failed."""
     with suppress(ValueError):
-        return None if text is None else msgspec.json.decode(text, type=dict[str, Any])
+        return None if text is None else msgspec.json.decode(text, type=decodable(dict[str, Any]))
     return None

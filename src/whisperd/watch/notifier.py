@@ -20,6 +20,7 @@ import msgspec
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from whisperd.child import how_it_ended, open_child, python_command
+from whisperd.decodable import decodable
 from whisperd.folder_changes import ADDED, FLOOD
 from whisperd.tasks import open_task_group
 
@@ -167,7 +168,7 @@ async def _read(lines: BufferedByteReceiveStream, child: Process, document: type
         line = await lines.receive_until(b"\n", MAX_LINE_BYTES)
     except anyio.IncompleteRead:
         raise _Ended(how_it_ended(await child.wait())) from None
-    return msgspec.json.decode(line, type=document)
+    return msgspec.json.decode(line, type=decodable(document))
 
 
 async def _can_be_watched(folders: Sequence[str], recursive: bool) -> bool:

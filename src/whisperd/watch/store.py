@@ -10,6 +10,7 @@ from typing import TypeVar
 import msgspec
 
 from whisperd.clock import now_rfc3339
+from whisperd.decodable import decodable
 from whisperd.store import Database
 from whisperd.watch.file_table import FileTable
 from whisperd.watch.log_table import KEPT_LOG_LINES, LogTable
@@ -103,7 +104,8 @@ def _encoded(preset: WatchPreset) -> str:
 
 def _preset(text: str, path: bytes) -> WatchPreset:
     try:
-        preset = msgspec.convert({**msgspec.json.decode(text), "path": os.fsdecode(path)}, WatchPreset)
+        values = {**msgspec.json.decode(text), "path": os.fsdecode(path)}
+        preset = msgspec.convert(values, decodable(WatchPreset))
         if preset.quiet_hours is not None:
             parse_quiet_hours(preset.quiet_hours)
     except (ValueError, TypeError) as error:

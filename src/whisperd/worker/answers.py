@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from whisperd.decodable import decodable
 from whisperd.rpc.errors import WhisperdError
 from whisperd.worker.protocol import DecodeOptions, EngineWindow, WindowResult
 
@@ -19,7 +20,7 @@ Transcribe = Callable[[Sequence[EngineWindow], DecodeOptions], list[WindowResult
 """The signature of `Engine.transcribe`."""
 
 _encode = msgspec.msgpack.Encoder().encode
-_decode = msgspec.msgpack.Decoder(list[WindowResult]).decode
+_decode = msgspec.msgpack.Decoder(decodable(list[WindowResult])).decode
 
 
 def bad_answer(method: str, reason: str) -> WhisperdError:

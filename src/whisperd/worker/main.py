@@ -17,7 +17,6 @@ from typing import cast
 import msgspec
 
 from whisperd.allocator import glibc
-from whisperd.disk import decoded_by_threads
 from whisperd.isolation import enter_bundle
 from whisperd.rpc.errors import WhisperdError
 from whisperd.rpc.messages import decode_params
@@ -42,9 +41,6 @@ from whisperd.worker.protocol import (
 from whisperd.worker.unwanted import UnwantedGroups
 
 __all__ = ["main"]
-
-for _params in (LoadParams, BatchParams, CancelParams):
-    decoded_by_threads(_params)
 
 
 class _Service:

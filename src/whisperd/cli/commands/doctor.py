@@ -68,6 +68,7 @@ def _ask(options: argparse.Namespace) -> tuple[Map, Map]:
     """Return the daemon, or why there is none, and its checks. Without a daemon, run them here."""
     import msgspec
 
+    from whisperd.decodable import decodable
     from whisperd.doctor import Finding
 
     daemon: Map = {}
@@ -77,7 +78,7 @@ def _ask(options: argparse.Namespace) -> tuple[Map, Map]:
             status = client.daemon.status()
             daemon.update(version=client.server.get("version"), pid=status["pid"])
             seen = client.doctor.check()
-        return daemon, {**seen, "checks": msgspec.convert(seen["checks"], list[Finding])}
+        return daemon, {**seen, "checks": msgspec.convert(seen["checks"], decodable(list[Finding]))}
     except WhisperdError as error:
         if error.code == "daemon.unreachable":
             message = "not running: it starts when it is first needed"

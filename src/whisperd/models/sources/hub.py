@@ -11,6 +11,7 @@ from pathlib import Path
 import anyio
 import msgspec
 
+from whisperd.decodable import decodable
 from whisperd.models.catalogue import ModelFile
 from whisperd.models.children import Child, ask_child
 from whisperd.models.messages import (
@@ -122,7 +123,7 @@ async def _next(child: Child, timeout_s: float, silence: Callable[[float], Whisp
             data = await child.next_line()
     except TimeoutError:
         raise silence(timeout_s) from None
-    line = None if data is None else msgspec.json.decode(data, type=Line)
+    line = None if data is None else msgspec.json.decode(data, type=decodable(Line))
     if isinstance(line, Failed):
         raise WhisperdError(line.code, line.message, line.fix, line.data)
     return line
