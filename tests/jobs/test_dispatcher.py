@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 
 import anyio
+import msgspec
 import pytest
 
 from job_fakes import FakeRuntime, an_error
@@ -307,6 +308,35 @@ async def test_cancelled_hypotheses_are_abandoned_while_their_job_continues() ->
         runtime.may_compute.set()
     assert [lengths for _, lengths in runtime.batches] == [[2.0], [5.0]]
     assert (outcomes.texts, outcomes.errors) == ({"live": " 5"}, {})
+
+
+async def test_windows_of_a_held_class_wait_until_it_is_released() -> None:
+    runtime = FakeRuntime()
+    async with dispatching(runtime) as dispatcher, open_task_group() as tasks:
+        outcomes = Outcomes(dispatcher)
+        dispatcher.add_job("a", "bulk")
+        dispatcher.hold(frozenset({"bulk"}))
+        tasks.start_soon(outcomes.send, "a", 1.0)
+        await anyio.wait_all_tasks_blocked()
+        assert not runtime.batches
+        dispatcher.hold(frozenset())
+        with anyio.fail_after(LIMIT_S):
+            await until(lambda: outcomes.texts == {"a": " 1"})
+
+
+@pytest.mark.parametrize("equal", [False, True])
+async def test_an_engine_may_require_windows_of_equal_contexts(equal: bool) -> None:
+    runtime = FakeRuntime()
+    runtime.info = msgspec.structs.replace(runtime.info, equal_contexts=equal)
+    async with dispatching(runtime) as dispatcher, open_task_group() as tasks:
+        outcomes = Outcomes(dispatcher)
+        dispatcher.hold(frozenset({"normal"}))
+        for job, seconds in {"a": 13.0, "b": 14.5}.items():
+            dispatcher.add_job(job, "normal")
+            tasks.start_soon(outcomes.send, job, seconds)
+        await anyio.wait_all_tasks_blocked()
+        dispatcher.hold(frozenset())
+    assert sorted(len(lengths) for _, lengths in runtime.batches) == ([1, 1] if equal else [2])
 
 
 async def test_a_finished_parcel_is_released_at_once() -> None:
