@@ -35,7 +35,9 @@ KENNEDY = (
 """The words spoken in `jfk.flac`, without punctuation."""
 CACHE = Path(os.environ.get("WHISPERD_TEST_CACHE", TESTS.parent / ".cache" / "test"))
 """Native bundles and models that tests download, cached between runs."""
-BUG = re.compile(r"(?m)^.*(?: ERROR asyncio: .*|: unexpected error| failed unexpectedly| an internal error)$")
+BUG = re.compile(
+    r"(?m)^.*(?: ERROR asyncio: .*|: unexpected error| failed unexpectedly| an internal error)$|^Fatal .*$"
+)
 """A line that a daemon logs only because of a bug."""
 LIMIT_S = 120.0
 """An operation that takes longer hangs: far more than the slowest machine needs for anything awaited here."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import logging
 import os
 import signal
@@ -70,6 +71,26 @@ def test_the_log_is_private_from_creation_and_after_each_rotation(
     assert {mode(file) for file in files} == {0o600}
     assert len(opened) > 3 and set(opened) == {("daemon.log", 0o600)}
     assert "line 999" in files[0].read_text()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="sends a signal")
+def test_a_crash_of_native_code_leaves_a_traceback(make_daemon: MakeDaemon) -> None:
+    daemon = make_daemon()
+    daemon.has_a_bug = True
+    daemon.settings("[log]\nlevel = 'debug'\nmax_bytes = 10000")
+    daemon.start()
+    log = daemon.folder / "state" / "daemon.log"
+    with daemon.connect() as client:
+        while not log.with_suffix(".log.1").exists():
+            client.daemon.reload()
+    daemon.signal(signal.SIGSEGV)
+    assert daemon.wait() == -signal.SIGSEGV
+    assert "\nFatal Python error: Segmentation fault\n" in daemon.log()
+    daemon.start()
+    crashes = [
+        one for one in json.loads(daemon.ctl("doctor", "--json").out)["checks"] if one["name"] == "crashes"
+    ]
+    assert "(Segmentation fault)" in crashes[0]["message"]
 
 
 @pytest.mark.usefixtures("restored_logging")

@@ -50,6 +50,26 @@ def test_a_killed_daemon_is_a_crash() -> None:
     assert part == "daemon" and "no reason logged" in how
 
 
+def test_the_last_words_of_a_crashed_daemon() -> None:
+    fatal = (
+        "Fatal Python error: Segmentation fault\n",
+        "\n",
+        "Current thread 0x1 (most recent call first):\n",
+    )
+    assert found(begun(), *fatal, begun(), ENDED) == [("daemon", "Segmentation fault")]
+    queued = line("job 12 queued: base, bulk", level="INFO")
+    assert found(begun(), *fatal, queued, begun(), begun()) == [
+        ("daemon", "Segmentation fault"),
+        ("daemon", "no reason logged: it was killed, or the computer went down"),
+    ]
+
+
+def test_the_last_words_of_a_worker_are_not_those_of_the_daemon() -> None:
+    fatal = "Fatal Python error: Aborted\n"
+    _, (part, how) = found(begun(), line("the worker of a died (signal SIGABRT)"), fatal, begun())
+    assert part == "daemon" and "no reason logged" in how
+
+
 def test_a_failed_daemon_is_reported_once() -> None:
     lines = (begun(), line("whisperd ends because of an internal error"), begun(), ENDED)
     assert found(*lines) == [("daemon", "an internal error")]

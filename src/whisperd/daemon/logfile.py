@@ -7,6 +7,7 @@ error to it.
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import logging
 import logging.handlers
 import os
@@ -54,6 +55,10 @@ class LogFile:
         logging.getLogger("asyncio").addFilter(_is_relevant)
         self.apply(settings)
 
+    def receive_crashes(self) -> None:
+        """From now on, a crash in native code leaves a traceback in the log."""
+        self._file.receive_crashes()
+
     def apply(self, settings: LogSettings) -> None:
         """Apply settings that were reloaded."""
         self._file.maxBytes = settings.max_bytes
@@ -69,10 +74,30 @@ def _is_relevant(record: logging.LogRecord) -> bool:
 class _PrivateFile(logging.handlers.RotatingFileHandler):
     """A rotating log of which each file is readable only by its owner, from its creation."""
 
+    _for_crashes: int | None = None
+
     def _open(self) -> TextIOWrapper:
+        return os.fdopen(self._open_privately(), "a", encoding=self.encoding, errors=self.errors)
+
+    def _open_privately(self) -> int:
         descriptor = os.open(self.baseFilename, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         Path(self.baseFilename).chmod(0o600)  # the file may have existed
-        return os.fdopen(descriptor, "a", encoding=self.encoding, errors=self.errors)
+        return descriptor
+
+    def receive_crashes(self) -> None:
+        """Have Python write its last words to the log."""
+        # A descriptor of its own: while the log is rotated, its number may belong to another file.
+        descriptor, before = self._open_privately(), self._for_crashes
+        faulthandler.enable(descriptor)
+        self._for_crashes = descriptor
+        if before is not None:
+            os.close(before)
+
+    def doRollover(self) -> None:
+        """Begin a new log."""
+        super().doRollover()
+        if self._for_crashes is not None:
+            self.receive_crashes()
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Drop a line that cannot be written, as on a full disk. Python would print a traceback for each."""

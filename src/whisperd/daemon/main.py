@@ -69,6 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         log_file = LogFile(
             paths.log_file(), settings.log, level=options.log_level, to_terminal=not options.announce
         )
+        log_file.receive_crashes()
         _allow_files(settings.limits.max_connections)
         ignore_hang_up()
         anyio.run(_run, options, config_file, settings, log_file, announce, notifier)
