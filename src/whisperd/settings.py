@@ -18,6 +18,7 @@ from msgspec import Meta
 
 from whisperd.decodable import decodable
 from whisperd.rpc.errors import WhisperdError
+from whisperd.validation import explain
 from whisperd.worker.protocol import MAX_REPLICAS, ComputeType
 
 __all__ = [
@@ -281,7 +282,7 @@ def load_settings(path: Path, *, has_to_be_there: bool = False) -> Settings:
     try:
         return msgspec.convert(tomllib.loads(text), decodable(Settings), strict=True)
     except msgspec.ValidationError as error:
-        reason, fix = _explain(str(error))
+        reason, fix = _explain(error)
     except (ValueError, RecursionError) as error:  # a ValueError also for a number with too many digits
         reason, fix = str(error), "Correct that line; TOML is documented at toml.io."
     raise WhisperdError("config.invalid", f"The settings in {path} are not valid: {reason}.", fix)
@@ -293,12 +294,12 @@ _SEE_KEYS = (
 )
 
 
-def _explain(problem: str) -> tuple[str, str]:
+def _explain(error: msgspec.ValidationError) -> tuple[str, str]:
     """Turn a decoder's error into a reason, in terms of the settings file, and a fix."""
-    what, place = re.findall(r"^(.*?)(?: - at `\$\.?(.*)`)?$", problem, re.DOTALL)[0]
+    what, place = re.findall(r"^(.*?)(?: - at `\$\.?(.*)`)?$", str(error), re.DOTALL)[0]
     if unknown := re.fullmatch("Object contains unknown field `(.*)`", what, re.DOTALL):
         return _unknown_key(unknown[1], place)
-    return f"{place}: {what}", _SEE_KEYS
+    return explain(error, Settings, "they"), _SEE_KEYS
 
 
 def _unknown_key(name: str, section: str) -> tuple[str, str]:

@@ -15,6 +15,7 @@ from whisperd.jobs.languages import LANGUAGES, language_code
 from whisperd.jobs.scheduler import Priority
 from whisperd.models import shipped_catalogue
 from whisperd.rpc.errors import WhisperdError
+from whisperd.validation import explain
 from whisperd.worker.protocol import DecodeOptions, EngineInfo
 
 __all__ = [
@@ -107,7 +108,7 @@ def job_options(values: Mapping[str, Any]) -> JobOptions:
     except msgspec.ValidationError as error:
         raise WhisperdError(
             "rpc.invalid_params",
-            f"A job option is invalid: {error}.",
+            f"A job option is invalid: {explain(error, JobOptions, 'they')}.",
             "See `whisperctl transcribe --help` for the values of each option.",
         ) from error
 

@@ -31,6 +31,7 @@ from whisperd.progress import OnProgress
 from whisperd.rpc.errors import WhisperdError, sendable
 from whisperd.runtimes import Lease, LoadedRuntime, RuntimeChanges
 from whisperd.settings import is_offline, load_settings
+from whisperd.validation import explain
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -249,7 +250,7 @@ def _checked_fields(fields: dict[str, Any]) -> RuntimeChanges:
     except msgspec.ValidationError as error:
         raise WhisperdError(
             "runtime.invalid",
-            f"The arguments of Whisper are not valid: {error}.",
+            f"The arguments of Whisper are not valid: {explain(error, RuntimeChanges, 'they')}.",
             "See `whisperctl runtimes create --help` for the fields: device, compute_type, workers, …",
         ) from error
 

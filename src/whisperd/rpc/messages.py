@@ -13,6 +13,7 @@ import msgspec
 
 from whisperd.decodable import decodable
 from whisperd.rpc.errors import WhisperdError, sendable
+from whisperd.validation import explain
 
 __all__ = [
     "Edit",
@@ -159,6 +160,8 @@ def decode_params(raw: msgspec.Raw | bytes, into: type[P]) -> P:
             if len(named) == len(given):
                 raise
             return msgspec.msgpack.decode(_encoder.encode(named), type=decodable(into), strict=True)
+    except msgspec.ValidationError as error:
+        raise invalid_params(explain(error, into, "they")) from error
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise invalid_params(str(error)) from error
 
