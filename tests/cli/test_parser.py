@@ -157,6 +157,13 @@ def test_a_missing_command_is_an_error_even_if_help_cannot_be_printed(
     assert caught.value.code == "usage.invalid"
 
 
+def test_a_missing_command_prints_the_help_but_not_with_json(capsys: pytest.CaptureFixture[str]) -> None:
+    refused("jobs")
+    assert "whisperctl jobs [OPTION]... COMMAND ..." in capsys.readouterr().err
+    refused("jobs", "--json")
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said", "fix"),
     [

@@ -40,6 +40,21 @@ def test_an_empty_path_is_refused() -> None:
     assert caught.value.code == "audio.not_found"
 
 
+def test_a_url_is_refused_with_a_command_that_downloads_it() -> None:
+    with pytest.raises(WhisperdError) as caught:
+        input_params("https://localhost/a.wav")
+    assert caught.value.code == "audio.not_found"
+    assert "https://localhost/a.wav is a URL" in caught.value.message and "curl" in caught.value.fix
+
+
+@posix
+def test_an_existing_file_may_be_named_like_a_url(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a:").mkdir()
+    (tmp_path / "a:" / "b.wav").touch()
+    assert input_params("a://b.wav") == {"path": str(tmp_path / "a:" / "b.wav")}
+
+
 @posix
 def test_the_daemon_opens_files_and_the_client_opens_pipes(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
@@ -60,6 +75,15 @@ def test_the_chunks_add_up_to_the_content(content: bytes) -> None:
         assert all(0 < len(part) <= UPLOAD_PIECE_BYTES for part in parts)
 
 
+def test_a_path_is_opened_to_be_sent(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    for path in (tmp_path / "a.wav", str(tmp_path / "a.wav")):
+        assert list(pieces(path)) == [b"RIFF"]
+    with pytest.raises(WhisperdError) as caught:
+        list(pieces(tmp_path / "b.wav"))
+    assert caught.value.code == "audio.not_readable" and "b.wav" in caught.value.message
+
+
 def test_a_file_in_text_mode_is_a_type_error() -> None:
     with pytest.raises(TypeError, match="binary mode"):
         list(pieces(io.StringIO("RIFF")))  # type: ignore[arg-type]
@@ -74,6 +98,7 @@ def test_options_at_their_default_are_not_sent() -> None:
     assert option_params({"model": None, "language": None, "vad": False}) == {"vad": False}
     assert option_params({"temperature": 0.5}) == {"temperature": [0.5]}
     assert option_params({"temperature": (0, 0.5)}) == {"temperature": (0, 0.5)}
+    assert option_params({"model": Path("mine")}) == {"model": str(Path.cwd() / "mine")}
 
 
 def test_a_model_folder_is_sent_as_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,7 +124,9 @@ def test_an_existing_model_file_or_folder_is_sent_as_absolute(
     assert model_name("models/mine") == str(tmp_path / "models" / "mine")
     for name in ("models/other", "models/empty", "models/file"):
         assert model_name(name) == name, "it may be on the hub"
-    for name in ("models", "base"):
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "model.bin").touch()
+    for name in ("models", "base", "tiny"):
         assert model_name(name) == name, "it may be in the catalogue"
     assert model_name("models/mine", is_in_store=True) == "models/mine"
     assert model_name("./models/mine", is_in_store=True) == str(tmp_path / "models" / "mine")

@@ -63,6 +63,7 @@ class House:
     memory: Memory
     gpu_free: int = 0
     gpus_answer: bool = True
+    gpu_queries: int = 0
     tenants: list[Runtime] = field(default_factory=list)
     busy: set[str] = field(default_factory=set)
     leased_meanwhile: set[str] = field(default_factory=set)
@@ -106,6 +107,7 @@ class House:
 def make_house(tmp_path: Path, available: int, *, limit: int = 0, gpu_free: int = 0) -> House:
     async def find_gpus() -> Gpus:
         house.busy |= house.leased_meanwhile
+        house.gpu_queries += 1
         gpu = Gpu(0, "toy", 8000 * MB, house.gpu_free, (8, 0))
         return Gpus((gpu,) if house.gpus_answer else ())
 
@@ -319,14 +321,50 @@ async def test_a_gpu_has_its_own_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_workers_are_divided_among_the_gpus(tmp_path: Path) -> None:
+async def test_a_runtime_on_the_processor_does_not_wait_for_the_gpus(tmp_path: Path) -> None:
+    house = make_house(tmp_path, 2000 * MB)
+    house.tenants = [runtime("on the gpu", {None: 500 * MB, 0: 2000 * MB}, taken=500 * MB)]
+    await house.admit(runtime("new"), 1500 * MB)
+    assert (house.evicted, house.gpu_queries) == ([], 0)
+
+
+@pytest.mark.anyio
+async def test_only_its_gpu_memory_is_freed_on_the_gpu(tmp_path: Path) -> None:
+    house = make_house(tmp_path, 10_000 * MB, gpu_free=1000 * MB)
+    house.tenants = [runtime("idle", {None: 500 * MB, 0: 2000 * MB}, taken=2500 * MB)]
+    with pytest.raises(WhisperdError, match=r"3\.00 GB is free") as raised:
+        await house.admit(runtime("new"), 0, on_gpu=3100 * MB)
+    assert raised.value.code == "memory.gpu_not_enough"
+
+
+@pytest.mark.anyio
+async def test_gpu_memory_promised_to_a_runtime_being_loaded_is_not_free(tmp_path: Path) -> None:
+    house = make_house(tmp_path, 10_000 * MB, gpu_free=2500 * MB)
+    house.tenants = [runtime("loading", {None: 500 * MB, 0: 2000 * MB})]
+    house.busy = {"loading"}
+    with pytest.raises(WhisperdError, match=r"500 MB is free"):
+        await house.admit(runtime("new"), 0, on_gpu=600 * MB)
+
+
+@pytest.mark.anyio
+async def test_a_runtime_that_is_loaded_again_replaces_itself(tmp_path: Path) -> None:
+    again = runtime("again", {None: 800 * MB})
+    house = make_house(tmp_path, 1000 * MB)
+    house.tenants, house.busy = [again], {"again"}
+    await house.admit(again, 900 * MB)
+    assert again.needs == {None: 900 * MB}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(("replicas", "on_each"), [(1, 1), (2, 1), (4, 2)])
+async def test_workers_are_divided_among_the_gpus(tmp_path: Path, replicas: int, on_each: int) -> None:
     house, newcomer = make_house(tmp_path, 10_000 * MB, gpu_free=1000 * MB), runtime("new")
     backend = Backend(
-        name="toy", engine="", variants=(CUDA,), need_bytes=lambda *_, replicas, **__: replicas * 900 * MB
+        name="toy", engine="", variants=(CUDA,), need_bytes=lambda *_, replicas, **__: replicas * 400 * MB
     )
-    params = LoadParams(model_path="", device="cuda", device_index=(0, 1), replicas=2)
+    params = LoadParams(model_path="", device="cuda", device_index=(0, 1), replicas=replicas)
     await house.admission.admit(house, newcomer, Prepared(backend, CUDA, None, Path.cwd()), params)
-    assert (newcomer.needs[0], newcomer.needs[1]) == (900 * MB, 900 * MB)
+    assert (newcomer.needs[0], newcomer.needs[1]) == (on_each * 400 * MB, on_each * 400 * MB)
 
 
 @pytest.mark.anyio
