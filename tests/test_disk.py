@@ -8,7 +8,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import msgspec
 import pytest
@@ -61,6 +61,75 @@ def test_only_a_failing_sync_of_a_folder_is_an_error(
     with nullcontext() if whole else pytest.raises(OSError):
         disk.write_whole(tmp_path / "below" / "file", b"1234")
     assert (tmp_path / "below" / "file").read_bytes() == b"1234"
+
+
+def test_a_file_is_on_the_disk_before_it_replaces_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = []
+
+    def fsync(descriptor: int) -> None:
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode):
+            synced.append((status.st_size, (tmp_path / "file").read_bytes()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    (tmp_path / "file").write_bytes(b"old")
+    disk.write_whole(tmp_path / "file", b"1234")
+    assert synced == [(4, b"old")]
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"1234"]
+
+
+def test_a_failed_write_leaves_only_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fsync(_descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    (tmp_path / "file").write_bytes(b"old")
+    with pytest.raises(OSError, match="No space left"):
+        disk.write_whole(tmp_path / "file", b"1234")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"old"]
+
+
+@pytest.mark.parametrize(
+    ("number", "reason"),
+    [
+        (errno.ENOSPC, "full"),
+        (errno.EFBIG, "full"),
+        (errno.EACCES, "forbidden"),
+        (errno.EROFS, "forbidden"),
+        (errno.EIO, None),
+        (errno.ENOENT, None),
+    ],
+)
+def test_why_the_system_refuses(number: int, reason: str | None) -> None:
+    assert disk.refusal(OSError(number, os.strerror(number))) == reason
+
+
+@pytest.mark.parametrize(
+    ("known", "message"),
+    [
+        ({}, "There is not enough space for the model toy in /folder."),
+        (
+            {"needed_bytes": 145_000_000, "free_bytes": 60_000_000},
+            "There is not enough space for the model toy in /folder: it needs 145 MB, and 60 MB are free.",
+        ),
+    ],
+)
+def test_a_full_disk_is_explained_with_what_is_known(known: dict[str, int], message: str) -> None:
+    assert (
+        disk.disk_full("model", "toy", PurePosixPath("/folder"), "Free some space.", **known).message
+        == message
+    )
+
+
+def test_the_size_of_a_folder_is_that_of_its_own_files(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "c").write_bytes(b"345")
+    (tmp_path / "a").write_bytes(b"12")
+    (tmp_path / "b").write_bytes(b"1234")
+    assert disk.files_bytes(tmp_path) == 6
+    assert disk.free_bytes(tmp_path / "not" / "there") > 0
 
 
 @contextmanager

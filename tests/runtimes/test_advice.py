@@ -128,6 +128,8 @@ def imported(folder: Path, **facts: Any) -> InstalledModel:
         (8 * GB, (), None),
         (2 * GB, (24 * GB,), None),
         (8 * GB, (2 * GB,), "small"),
+        (8 * GB, (2 * GB, 24 * GB), None),
+        (8 * GB, (24 * GB, 2 * GB), None),
     ],
 )
 async def test_an_imported_folder_is_judged_by_its_size(

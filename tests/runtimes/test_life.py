@@ -165,6 +165,11 @@ def test_a_load_without_waiters_is_given_up() -> None:
     assert after(loading, "release").status == "cancelled"
 
 
+def test_a_default_is_loaded_even_if_nobody_waits_for_it() -> None:
+    loading = after(Life(leases=1, is_default=True), "load", "prepared", "release")
+    assert (loading.status, loading.ending) == ("loading", None)
+
+
 def test_an_edit_waits_for_running_batches() -> None:
     used = after(Life("loaded", leases=2), "use", "edit")
     assert (used.status, used.ending, used.is_usable) == ("loaded", None, False)

@@ -316,6 +316,7 @@ TWO_GPUS = Capabilities(
     gpu_count=2,
     cpu_count=8,
 )
+CPU_ONLY = replace(TWO_GPUS, backends={"plain": {"cpu": CPU_TYPES}})
 OLD_DRIVER = Capabilities(
     backends={"ctranslate2": {"cuda": GPU_TYPES, "cpu": CPU_TYPES}},
     gpu_problem=WhisperdError("cuda.driver_too_old", "The driver is too old.", "Upgrade it."),
@@ -390,6 +391,37 @@ def test_an_unsupported_field_gets_supported_values(
     assert error.data["field"] == field
     assert works in error.fix
     assert msgspec.msgpack.encode(error.to_wire())
+
+
+@pytest.mark.parametrize(
+    ("computer", "fields", "message"),
+    [
+        (NO_GPU, {"device": "cuda"}, "This computer has no usable GPU."),
+        (CPU_ONLY, {"device": "cuda"}, "No installed backend can use the device cuda."),
+        (TWO_GPUS, {"backend": "plain", "device": "cuda"}, "The backend plain cannot use the device cuda."),
+        (TWO_GPUS, {"device_index": (2, 0, 3)}, "This computer has no GPU 2 or 3."),
+        (
+            TWO_GPUS,
+            {"backend": "plain", "compute_type": "int8"},
+            "This computer cannot compute in int8 on cpu with the backend plain.",
+        ),
+        (TWO_GPUS, {"compute_type": "bfloat16"}, "This computer cannot compute in bfloat16 on cpu or cuda."),
+        (
+            Capabilities(backends={"gpu-only": {"cuda": GPU_TYPES}}),
+            {},
+            "This computer has no usable GPU, and no backend can run without one.",
+        ),
+        (
+            Capabilities(backends={"gpu-only": {"cuda": GPU_TYPES}}),
+            {"backend": "gpu-only"},
+            "This computer has no usable GPU, and the backend gpu-only cannot run without one.",
+        ),
+    ],
+)
+def test_the_reason_why_a_field_is_unsupported(
+    computer: Capabilities, fields: dict[str, Any], message: str
+) -> None:
+    assert refused_here(computer, **fields).message == message
 
 
 @pytest.mark.parametrize("fields", [{}, {"backend": "gpu-only"}, {"compute_type": "int8"}])

@@ -158,12 +158,18 @@ async def test_failed_work_is_rolled_back(path: Path) -> None:
         adding(2)(connection)
         raise LookupError("in the middle")
 
+    def repeated(connection: sqlite3.Connection) -> None:
+        attempts.append(3)
+        adding(3, 1)(connection)
+
+    attempts: list[int] = []
     async with open_database(path, NUMBERS) as database:
         await database.run(adding(1))
         with pytest.raises(LookupError, match="in the middle"):
             await database.run(work)
         with pytest.raises(sqlite3.IntegrityError):
-            await database.run(adding(3, 1))
+            await database.run(repeated)
+        assert attempts == [3], "only work that fails because of damage is tried again"
         assert await database.run(numbers) == [1]
 
 
@@ -286,6 +292,11 @@ def a_page_overwritten(data: bytes) -> bytes:
     return data[:4096] + random.Random(7).randbytes(4096) + data[8192:]
 
 
+def a_wrong_count_of_free_pages(data: bytes) -> bytes:
+    """Which only the check finds: reading and writing would go on."""
+    return data[:36] + (99).to_bytes(4) + data[40:]
+
+
 DAMAGES = [
     truncated,
     only_the_first_page,
@@ -294,6 +305,7 @@ DAMAGES = [
     text,
     zeros,
     a_page_overwritten,
+    a_wrong_count_of_free_pages,
 ]
 
 
