@@ -21,6 +21,7 @@ from whisperd.cli.output import (
     print_json,
     print_table,
     printable,
+    table,
 )
 from whisperd.quantities import size
 from whisperd.rpc.errors import WhisperdError
@@ -84,6 +85,8 @@ def test_an_error_is_printed_with_its_fix(capsys: pytest.CaptureFixture[str]) ->
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err == "whisperctl: x: It broke\\n.\n  Mend it.\n"
+    print_error(WhisperdError("a.b", "It broke.", ""))
+    assert capsys.readouterr().err == "whisperctl: It broke.\n"
 
 
 def test_an_error_as_json_is_the_only_output(capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,6 +112,31 @@ def test_json_is_valid_in_every_encoding(encoding: str, monkeypatch: pytest.Monk
 def test_a_table_is_only_as_wide_as_needed(capsys: pytest.CaptureFixture[str]) -> None:
     print_table(("NAME", "SIZE"), [("tiny", None), ("a\tb", 12)])
     assert capsys.readouterr().out == "NAME  SIZE\ntiny  -\na\\tb  12\n"
+
+
+@pytest.mark.parametrize(
+    ("room", "lines"),
+    [
+        (None, ["NAME  SIZE   PATH", "tiny  75 MB  /home/me/models/tiny"]),
+        (33, ["NAME  SIZE   PATH", "tiny  75 MB  /home/me/models/tiny"]),
+        (32, ["NAME  SIZE   PATH", "tiny  75 MB  /home/me...els/tiny"]),
+        (24, ["NAME  SIZE   PATH", "tiny  75 MB  /hom...tiny"]),
+    ],
+)
+def test_only_flexible_columns_are_narrowed(room: int | None, lines: list[str]) -> None:
+    rows = [("tiny", "75 MB", "/home/me/models/tiny")]
+    assert table(("NAME", "SIZE", "PATH"), rows, room=room, flexible=("PATH",)) == lines
+
+
+@pytest.mark.parametrize(("encoding", "printed"), [("utf-8", "Grüße 好"), ("ascii", r"Gr\xfc\xdfe \u597d")])
+def test_text_can_be_printed_in_every_encoding(
+    encoding: str, printed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding=encoding))
+    output.prepare_streams()
+    print("Grüße 好", flush=True)
+    assert raw.getvalue().decode(encoding).rstrip() == printed
 
 
 def test_no_progress_is_printed_to_a_pipe() -> None:

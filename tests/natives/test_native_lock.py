@@ -82,6 +82,7 @@ class TestSelect:
         selection = parse_lock(TEXT + SOURCE).select(Target.known("linux-x86_64", "3.13"))
         assert selection.versions == {"engine": "2.1", "parts": "0.9", "built": "3.0"}
         assert selection.sizes_bytes == {"engine": 1000, "parts": 10, "built": 500, "maker": 7}
+        assert selection.required_bytes == 1517 + 3029 * 11 // 10 + 3 * 900
         others = [
             dataclasses.replace(selection, build={"GGML_BLAS": "ON"}),
             dataclasses.replace(selection, processor="another"),
@@ -133,7 +134,7 @@ class TestUnsupported:
     def test_the_python(self) -> None:
         error = refusal(self.ENGINE, Target.known("linux-x86_64", "3.14"))
         assert "no build of engine for Python cp314" in error.message
-        assert "3.11, 3.12" in error.fix
+        assert error.fix == "Install whisperd under one of these versions of Python: 3.11, 3.12."
 
     def test_a_free_threaded_python(self) -> None:
         regular = Target.known("linux-x86_64", "3.13")
