@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from whisperd.jobs.identity import check_path
+from whisperd.jobs.identity import check_path, content_hash
 from whisperd.jobs.job import Job, JobInput
 from whisperd.jobs.keeper import JobKeeper
 from whisperd.jobs.options import JobOptions
@@ -26,6 +26,29 @@ async def job_of(sound: Path) -> Job:
     job = Job(id="1", path=str(sound), input=JobInput(path=str(sound)), options=JobOptions(), runtime="toy")
     job.stamp = await check_path(job.path)
     return job
+
+
+@pytest.mark.parametrize(
+    ("content", "is_changed", "keeps_hash"),
+    [(b"sound", False, True), (b"other", True, False), (b"longer sound", True, False), (None, False, False)],
+    ids=["touched", "overwritten", "appended", "deleted"],
+)
+async def test_a_transcript_is_not_stored_for_a_recording_that_changed_meanwhile(
+    tmp_path: Path, content: bytes | None, is_changed: bool, keeps_hash: bool
+) -> None:
+    """With its hash it would be found again for the recording as it was at first."""
+    job = await job_of(tmp_path / "a.wav")
+    hashed = await content_hash(job.path)
+    assert hashed is not None
+    job.content_hash = hashed[0]
+    if content is None:
+        Path(job.path).unlink()
+    else:
+        Path(job.path).write_bytes(content)
+        os.utime(job.path, (1, 1))
+    await KEEPER.check_unchanged(job)
+    assert bool(job.warnings) is is_changed
+    assert job.content_hash == (hashed[0] if keeps_hash else None)
 
 
 @pytest.mark.parametrize(("is_longer", "is_hashed"), [(False, False), (False, True), (True, False)])
