@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -14,7 +13,7 @@ import pytest
 from toy_runtime import until
 from whisperd import threads
 from whisperd.threads import THREADS_PER_FOLDER, Folder, run_abandonable
-from whisperd_testing import LIMIT_S, run_python
+from whisperd_testing import LIMIT_S
 
 pytestmark = pytest.mark.anyio
 
@@ -130,26 +129,3 @@ async def main():
 anyio.run(main)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=LIMIT_S)
-
-
-@pytest.mark.parametrize(
-    ("module", "types"),
-    [
-        ("whisperd.models.manifest", "Manifest Verified"),
-        ("whisperd.natives.choice", "Choice"),
-        ("whisperd.worker.protocol", "LoadParams BatchParams CancelParams"),
-    ],
-)
-def test_types_that_threads_decode_are_ready(module: str, types: str) -> None:
-    """If two threads at once are the first to decode a type, msgspec crashes."""
-    code = """
-import importlib, sys, msgspec
-import whisperd.worker.main
-module = importlib.import_module(sys.argv[1])
-types = [getattr(module, name) for name in sys.argv[2].split()]
-for name in [name for name in vars(module) if not name.startswith("__")]:
-    delattr(module, name)  # a type that is not ready can no longer be made ready
-for one in types:
-    msgspec.json.Decoder(one)
-"""
-    run_python(code, module, types, env=os.environ)
