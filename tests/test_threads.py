@@ -12,6 +12,7 @@ import pytest
 
 from toy_runtime import until
 from whisperd import threads
+from whisperd.rpc.errors import WhisperdError
 from whisperd.threads import THREADS_PER_FOLDER, Folder, run_abandonable
 from whisperd_testing import LIMIT_S
 
@@ -61,8 +62,9 @@ async def test_a_thread_that_cannot_be_started_keeps_no_turn(
         with monkeypatch.context() as patch:
             patch.setattr(threads._thread, "start_new_thread", refuse)
             for _ in range(THREADS_PER_FOLDER):
-                with pytest.raises(RuntimeError, match="new thread"):
+                with pytest.raises(WhisperdError, match="limit on processes") as refused:
                     await run_abandonable("/folder/file", int)
+                assert refused.value.code == "thread.not_started" and "ulimit -u" in refused.value.fix
         assert await run_abandonable("/folder/file", lambda: 7) == 7
         dead.set()
 

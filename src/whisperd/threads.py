@@ -19,6 +19,8 @@ from weakref import WeakValueDictionary
 import anyio
 from anyio.lowlevel import RunVar
 
+from whisperd.rpc.errors import thread_not_started
+
 __all__ = ["ANSWER_TIMEOUT_S", "run_abandonable"]
 
 ANSWER_TIMEOUT_S = 10.0
@@ -55,9 +57,9 @@ class Folder:
 async def run_abandonable(
     path: str | os.PathLike[str], work: Callable[[], T], timeout_s: float | None = None
 ) -> T:
-    """Run `work`, which reads `path`, in a thread. Raises `TimeoutError` if its folder does not respond in
-    time (`ANSWER_TIMEOUT_S` by default). Waiting for a turn in a folder that answers others does not count:
-    it may contain thousands of files.
+    """Run `work`, which reads `path`, in a thread. Raises `thread.not_started`, and `TimeoutError` if its
+    folder does not respond in time (`ANSWER_TIMEOUT_S` by default). Waiting for a turn in a folder that
+    answers others does not count: it may contain thousands of files.
 
     If the caller is cancelled, the thread runs on: `work` must only read.
     """
@@ -72,9 +74,9 @@ async def run_abandonable(
     await folder.take_turn(borrower, limit_s)
     try:
         future = _start(work, end_turn)
-    except RuntimeError:  # no further thread can be started
+    except RuntimeError as error:
         folder.end_turn(borrower)
-        raise
+        raise thread_not_started() from error
     with anyio.fail_after(limit_s):
         # The thread ends the turn, not this task: an abandoned thread still counts.
         return await asyncio.wrap_future(future)

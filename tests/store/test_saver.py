@@ -96,3 +96,17 @@ async def test_closing_saves_everything(database: Database) -> None:
             saver.hand_over(adding(1))
             scope.cancel()
     assert await numbers(database) == [1]
+
+
+async def test_nothing_is_lost_while_no_thread_can_be_started(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(anyio.to_thread, "run_sync", refuse)
+        async with open_saver(database) as saver:
+            await saver.hand_over(adding(1)).saved()
+            saver.hand_over(adding(2))
+    assert await numbers(database) == [1, 2]

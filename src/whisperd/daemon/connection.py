@@ -20,7 +20,7 @@ from anyio.lowlevel import checkpoint
 
 from whisperd.daemon.hub import Subscription
 from whisperd.jobs.job import Job
-from whisperd.rpc.errors import WhisperdError, internal_error
+from whisperd.rpc.errors import WhisperdError, unexpected_error
 from whisperd.rpc.framing import FrameLimits, FrameReader
 from whisperd.rpc.messages import Request, decode_message, encode_notification, encode_response
 from whisperd.settings import LimitSettings
@@ -186,9 +186,9 @@ class Connection:
             return encode_response(request.id, result=await self._dispatch(request))
         except WhisperdError as error:
             return self._refusal(request, error)
-        except Exception:
+        except Exception as error:
             log.exception("%.50s failed unexpectedly", request.method)
-            return self._refusal(request, internal_error(f"{request.method:.50} failed"))
+            return self._refusal(request, unexpected_error(f"{request.method:.50} failed", error))
 
     def _refusal(self, request: Request, error: WhisperdError) -> bytes:
         return encode_response(request.id, error=error.to_text() if self.wants_text_errors else error)

@@ -12,9 +12,8 @@ import anyio
 from anyio.abc import TaskGroup
 
 from whisperd.jobs.batching import NO_PAST, Parcel, Past
-from whisperd.jobs.job import unexpected_error
 from whisperd.jobs.scheduler import Batch, Priority, WindowScheduler
-from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.errors import WhisperdError, unexpected_error
 from whisperd.runtimes import LoadedRuntime, died_error
 from whisperd.tasks import RepeatedEvent, open_task_group
 from whisperd.worker.process import WorkerDied
@@ -128,9 +127,9 @@ class Dispatcher:
                 tasks.start_soon(self._feed, tasks)
                 await self.runtime.unloaded.wait()
                 tasks.cancel_scope.cancel()
-        except Exception:
+        except Exception as error:
             log.exception("the dispatcher of runtime %s failed unexpectedly", self.runtime.name)
-            self._failure = unexpected_error()
+            self._failure = unexpected_error("The job failed", error)
         for waiter in self._waiters.values():
             waiter.answer(error=self._closed_error())
 
@@ -155,11 +154,11 @@ class Dispatcher:
         except WhisperdError as error:
             for parcel in self._scheduler.refused(batch):
                 self._answer(parcel, error=error.copy())
-        except Exception:
+        except Exception as error:
             log.exception("a batch of runtime %s failed unexpectedly", self.runtime.name)
             self._scheduler.done(batch)
             for parcel in batch.wanted:
-                self._answer(parcel, error=unexpected_error())
+                self._answer(parcel, error=unexpected_error("The job failed", error))
         else:
             self._scheduler.done(batch)
             remaining = iter(results)

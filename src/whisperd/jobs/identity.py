@@ -78,7 +78,7 @@ async def check_path(path: str) -> FileStamp:
 
 async def inode_of(path: str) -> int | None:
     """Return the inode of a file, which changes when another file takes its place; None if it is unknown."""
-    with suppress(OSError, TimeoutError):
+    with suppress(OSError, TimeoutError, WhisperdError):
         return await run_abandonable(path, lambda: Path(path).stat().st_ino)
     return None
 

@@ -15,7 +15,7 @@ from whisperd.jobs.identity import FileStamp
 from whisperd.jobs.options import JobOptions
 from whisperd.jobs.scheduler import Priority
 from whisperd.jobs.segments import Transcript
-from whisperd.rpc.errors import WhisperdError, internal_error, sendable
+from whisperd.rpc.errors import WhisperdError, sendable
 from whisperd.store import Ticket
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "JobView",
     "Source",
     "hide_upload_path",
-    "unexpected_error",
 ]
 
 JobStatus = Literal["queued", "running", "completed", "failed", "cancelled"]
@@ -207,8 +206,3 @@ def hide_upload_path(job: Job, error: WhisperdError) -> WhisperdError:
     message = error.message.replace(path, "the recording that was sent")
     data = {name: None if value == path else value for name, value in error.data.items()}
     return WhisperdError(error.code, message[:1].upper() + message[1:], error.fix, data)
-
-
-def unexpected_error() -> WhisperdError:
-    """Return the error of a job that failed because of a bug in whisperd."""
-    return internal_error("The job failed")

@@ -16,7 +16,7 @@ from whisperd.clock import rfc3339_ago
 from whisperd.jobs.executor import JobExecutor
 from whisperd.jobs.history import JobHistory
 from whisperd.jobs.identity import FileStamp
-from whisperd.jobs.job import Job, Source, hide_upload_path, unexpected_error
+from whisperd.jobs.job import Job, Source, hide_upload_path
 from whisperd.jobs.journal import job_of, record_of
 from whisperd.jobs.keeper import JobKeeper
 from whisperd.jobs.lifecycle import cancelled_on_request, conclude, stopped, stopping, suspended
@@ -25,7 +25,7 @@ from whisperd.jobs.options import JobOptions, check_against_model
 from whisperd.jobs.pace import Pace
 from whisperd.jobs.scheduler import Priority
 from whisperd.jobs.segments import Transcript
-from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.errors import WhisperdError, unexpected_error
 from whisperd.rpc.events import Event, JobQueued
 from whisperd.runtimes import Lease, LoadedRuntime
 from whisperd.settings import Settings
@@ -333,9 +333,9 @@ class JobManager:
             raise
         except WhisperdError as failure:
             error = hide_upload_path(job, failure.copy())
-        except Exception:
+        except Exception as failure:
             log.exception("job %s failed unexpectedly", job.id)
-            error = unexpected_error()
+            error = unexpected_error("The job failed", failure)
         finally:
             self._end(job, error)
 

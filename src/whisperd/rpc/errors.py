@@ -7,7 +7,16 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-__all__ = ["UNEXPECTED", "WhisperdError", "from_sendable", "internal_error", "sendable"]
+__all__ = [
+    "UNEXPECTED",
+    "WhisperdError",
+    "from_sendable",
+    "internal_error",
+    "is_lack_of_threads",
+    "sendable",
+    "thread_not_started",
+    "unexpected_error",
+]
 
 UNEXPECTED: Final = "process.failed"
 """The code of an unexpected exception in a child process; its traceback goes to the log."""
@@ -77,6 +86,27 @@ def internal_error(what: str) -> WhisperdError:
         "internal.error",
         f"{what} because of a bug in whisperd.",
         "Please report it with the output of `whisperctl daemon logs`.",
+    )
+
+
+def unexpected_error(what: str, error: BaseException) -> WhisperdError:
+    """Return the error to report for an exception that is not a `WhisperdError`: `what` happened."""
+    return thread_not_started() if is_lack_of_threads(error) else internal_error(what)
+
+
+def is_lack_of_threads(error: BaseException) -> bool:
+    """Whether the system refused to start a thread, for which Python has no exception of its own."""
+    return isinstance(error, RuntimeError) and str(error) == "can't start new thread"
+
+
+def thread_not_started() -> WhisperdError:
+    """`thread.not_started`: the number of processes is limited, and threads count as processes."""
+    return WhisperdError(
+        "thread.not_started",
+        "The system refuses to start another thread: a limit on processes and threads has been reached, or "
+        "memory is short.",
+        "Close programs that you do not need, or raise the limit (`ulimit -u`; for a service `TasksMax=`), "
+        "then try again.",
     )
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 
 from whisperd.progress import Progress
-from whisperd.rpc.errors import WhisperdError, internal_error
+from whisperd.rpc.errors import WhisperdError, unexpected_error
 from whisperd.runtimes.fallback import FailedVariant, fallback_note, first_failure, is_fault_of_variant
 from whisperd.runtimes.life import Event, Life
 from whisperd.runtimes.loaded import LoadedRuntime
@@ -53,9 +53,9 @@ class Host:
         except WhisperdError as failure:
             log.error("runtime %s: %s (%s)", runtime.name, failure.message, failure.code)
             error = failure.copy()
-        except Exception:
+        except Exception as failure:
             log.exception("runtime %s failed unexpectedly", runtime.name)
-            error = internal_error(f"The runtime {runtime.name} cannot be loaded")
+            error = unexpected_error(f"The runtime {runtime.name} cannot be loaded", failure)
         finally:
             self._manager.hosting_ended(runtime, self._hosting, error)
 

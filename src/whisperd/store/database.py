@@ -21,7 +21,7 @@ import anyio
 from anyio import to_thread
 
 from whisperd.paths import make_private_folder
-from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.errors import WhisperdError, is_lack_of_threads
 from whisperd.store import errors
 from whisperd.store.migrate import (
     Migration,
@@ -92,8 +92,7 @@ class Database:
         Raises what `work` raises, and `WhisperdError` (`disk.full`, `store.unreadable`, `store.damaged`,
         `store.gone`).
         """
-        # Once the thread has started, even a cancelled caller waits for it.
-        return await to_thread.run_sync(self._transact, work, limiter=self._thread)
+        return await self._run_in_thread(lambda: self._transact(work))
 
     async def execute(self, statement: str, values: Sequence[Any] | Mapping[str, Any] = ()) -> list[Any]:
         """Run one statement as a transaction; returns its rows. Raises like `run`."""
@@ -105,11 +104,21 @@ class Database:
         Not a transaction. Raises the errors of `run`, and `store.busy` if another program is reading the
         database.
         """
-        await to_thread.run_sync(self._erase, limiter=self._thread)
+        await self._run_in_thread(self._erase)
 
     async def close(self) -> None:
         """Wait for running work, then close."""
-        await to_thread.run_sync(self._connection.close, limiter=self._thread)
+        await self._run_in_thread(self._connection.close)
+
+    async def _run_in_thread(self, work: Callable[[], T]) -> T:
+        try:
+            # Once the thread has started, even a cancelled caller waits for it.
+            return await to_thread.run_sync(work, limiter=self._thread)
+        except RuntimeError as error:
+            if not is_lack_of_threads(error):
+                raise
+        async with self._thread:  # better the event loop waits than that a write is lost
+            return work()
 
     def is_gone(self) -> bool:
         """Whether the file was removed or replaced: writes are then lost without any error. Blocks."""

@@ -6,8 +6,7 @@ import logging
 import shlex
 from collections.abc import Sequence
 
-from whisperd.jobs.job import unexpected_error
-from whisperd.rpc.errors import WhisperdError
+from whisperd.rpc.errors import WhisperdError, unexpected_error
 from whisperd.watch.preset import WatchPreset, invalid
 
 __all__ = [
@@ -72,7 +71,7 @@ def to_whisperd_error(watch: str, error: Exception) -> WhisperdError:
     if isinstance(error, WhisperdError):
         return error.copy()
     log.error("watch folder %s: unexpected error", watch, exc_info=error)
-    return unexpected_error()
+    return unexpected_error("The job failed", error)
 
 
 def unknown_file(path: str) -> WhisperdError:

@@ -22,7 +22,7 @@ _TRANSIENT: Final = (
 _ENVIRONMENT: Final = tuple(
     """
     cuda. daemon. decoder.not_started disk. download. hub. index. job.not_saved job.queue_full library.
-    memory. model. native. output.folder_not_writable plugin. profile. runtime. store. variant.
+    memory. model. native. output.folder_not_writable plugin. profile. runtime. store. thread. variant.
     worker.not_started
     """.split()  # noqa: SIM905
 )
