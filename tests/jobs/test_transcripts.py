@@ -20,6 +20,7 @@ from whisperd.jobs.recipe import Recipe
 from whisperd.jobs.search import parse_query
 from whisperd.jobs.segments import Segment, Transcript
 from whisperd.jobs.transcripts import StoredTranscript, TranscriptStore, insert_transcript
+from whisperd.rpc.errors import WhisperdError
 from whisperd.runtimes import Lease
 from whisperd.settings import JobSettings
 from whisperd.store import Database, open_database, open_saver
@@ -197,6 +198,19 @@ async def test_a_transcript_is_found_by_its_key(house: House) -> None:
         "the path where the audio was seen last"
     )
     assert await house.store.find("other", "/b") is None
+
+
+async def test_a_damaged_transcript_hides_no_others(house: House) -> None:
+    """The check when the daemon starts does not find it: what SQLite stores is sound."""
+    await house.store_texts("First.", key="k")
+    await house.store_texts("First of all.", path="/b.mp3")
+    await house.database.execute("UPDATE transcripts SET result = x'00' WHERE key = 'k'")
+    assert await house.search("first") == [("/b.mp3", [0.0])]
+    with pytest.raises(WhisperdError) as raised:
+        await house.store.find("k", None)
+    assert raised.value.code == "store.damaged" and "Transcribe the recording again" in raised.value.fix
+    await house.store_texts("First.", key="k")
+    assert sorted(await house.search("first")) == [("/b.mp3", [0.0]), ("/talks/a.mp3", [0.0])]
 
 
 async def test_a_new_transcript_replaces_the_old_one_with_its_key(house: House) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -12,7 +13,8 @@ from whisperd.clock import now_rfc3339
 from whisperd.decodable import decodable
 from whisperd.jobs.search import SearchQuery, searchable
 from whisperd.jobs.segments import Transcript, letters
-from whisperd.store import Database, damaged
+from whisperd.rpc.errors import WhisperdError
+from whisperd.store import Database
 
 __all__ = [
     "FoundTranscript",
@@ -22,6 +24,8 @@ __all__ = [
     "insert_transcript",
     "transcript_number",
 ]
+
+log = logging.getLogger(__name__)
 
 _BEGIN, _END = "\x02", "\x03"
 """Markers around search hits; no text contains control characters."""
@@ -146,7 +150,11 @@ class TranscriptStore:
                 marked_page = (_BEGIN, _END, query.match, msgspec.json.encode(page).decode())
                 rows = {number: row for number, *row in connection.execute(_MARKED, marked_page)}
                 for path, created, content, result, marked in map(rows.__getitem__, page):
-                    transcript = self._read(result)
+                    try:
+                        transcript = self._read(result)
+                    except WhisperdError as error:
+                        log.warning("a search leaves out a recording: %s", error.message)
+                        continue
                     new = (hit for hit in _hits(transcript, marked) if seen.is_new(content, hit))
                     if hits := tuple(islice(new, room)):
                         room -= len(hits)
@@ -183,7 +191,13 @@ class TranscriptStore:
         try:
             return _decode(data)
         except (ValueError, TypeError) as error:
-            raise damaged(self._database.path, f"one of its transcripts cannot be read ({error})") from error
+            # SQLite sees nothing wrong, so a restart would not set the database aside.
+            raise WhisperdError(
+                "store.damaged",
+                f"A transcript stored in {self._database.path} cannot be read ({error}).",
+                "Transcribe the recording again; that stores a new one.",
+                {"path": str(self._database.path)},
+            ) from error
 
 
 def transcript_number(connection: sqlite3.Connection, key: str | None) -> int | None:
