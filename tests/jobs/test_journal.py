@@ -262,15 +262,18 @@ async def test_damaged_records_are_skipped(tmp_path: Path) -> None:
         for name in ("a", "b"):
             journal.put(a_job(name))
         journal.add_windows("b", [a_window(0), a_window(1)])
+        journal.add_found("b", Found(part=0, channel=0, position=1, spans=b"", memory=b""))
         await saver.flush()
 
         def damage(connection: sqlite3.Connection) -> None:
             connection.execute("UPDATE jobs SET record = '{' WHERE id = 'a'")
             connection.execute("UPDATE job_windows SET finished = x'00' WHERE place = 0")
+            connection.execute("UPDATE job_speech SET found = x'00'")
 
         await database.run(damage)
         assert [one.id for one in await journal.load()] == ["b"]
         assert list(await journal.windows("b")) == [1]
+        assert await journal.found("b") == (), "speech is looked for again from the beginning"
 
 
 @pytest.mark.anyio
