@@ -1011,6 +1011,7 @@ async def test_waiting_pulls_get_the_same_error(make: Make) -> None:
         tasks.start_soon(pull)
         tasks.start_soon(pull)
     assert codes == ["hub.not_found"] * 2
+    assert source.times == 1, "those that waited do not try again"
 
 
 async def test_another_pull_takes_over_when_the_first_is_cancelled(make: Make, share: Path) -> None:

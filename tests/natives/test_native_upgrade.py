@@ -18,7 +18,7 @@ from store_checks import ignore, left_in_staging
 from wheel_maker import lock_wheels, make_wheel
 
 from whisperd.natives import Bundle, InstalledBundle, NativeStore
-from whisperd.natives.choice import Choice, Chosen
+from whisperd.natives.choice import Choice, Chosen, read_choice
 from whisperd.natives.search import is_newer
 from whisperd.progress import Progress
 from whisperd.rpc.errors import WhisperdError
@@ -366,6 +366,17 @@ def test_a_mirror_that_lacks_versions_causes_no_downgrade() -> None:
 folders = st.sampled_from("abc")
 chosen = st.none() | st.builds(Chosen, folder=folders, lock=st.just(""))
 choices = st.builds(Choice, current=chosen, previous=chosen)
+
+
+@pytest.mark.parametrize("content", [None, "{", "[" * 5000, '{"current": 1}'])
+def test_only_a_choice_that_cannot_be_read_is_logged(
+    tmp_path: Path, content: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "engine"
+    if content is not None:
+        path.write_text(content)
+    assert read_choice(path) is None
+    assert bool(caplog.records) == (content is not None)
 
 
 @given(choices, folders)
