@@ -210,3 +210,28 @@ def test_a_process_killed_for_its_memory() -> None:
         "memory.not_enough",
         "There is not enough memory for the model base.",
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "fix"),
+    [
+        (
+            "libgomp.so.1: cannot open shared object file: No such file or directory",
+            "library.missing",
+            "Install libgomp.so.1, or reinstall the engine's plugin.",
+        ),
+        (
+            "/lib/libx.so: invalid ELF header",
+            "library.wrong_architecture",
+            "Reinstall the engine's plugin for this computer's Python and CPU.",
+        ),
+    ],
+)
+def test_an_engine_without_a_bundle_is_repaired_by_reinstalling_its_plugin(
+    said: str, code: str, fix: str
+) -> None:
+    unbundled = explain(f"before\n{said}\nafter", LoadParams(model_path="/models/base"))
+    assert unbundled is not None
+    assert (unbundled.code, unbundled.fix, unbundled.data["said"]) == (code, fix, said)
+    bundled = explain(said, ON_CPU)
+    assert bundled is not None and "`whisperctl natives install ctranslate2-cpu`" in bundled.fix
