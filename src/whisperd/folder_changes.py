@@ -69,11 +69,16 @@ def report_changes(folders: list[str], is_recursive: bool, report: Callable[[obj
     from watchfiles._rust_notify import RustNotify, WatchfilesRustInternalError
 
     def listen() -> RustNotify:
-        return RustNotify(folders, False, False, NO_POLLING_MS, is_recursive, True)
+        arguments = (folders, False, False, NO_POLLING_MS, is_recursive)
+        try:
+            return RustNotify(*arguments, False)
+        except (PermissionError, FileNotFoundError):  # of a subfolder; a scan finds what changes there
+            # Only now, since this ignores every error, even that the limit of watched folders is reached.
+            return RustNotify(*arguments, True)
 
     try:
         watcher = listen()
-    except (OSError, UnicodeError) as error:
+    except (OSError, UnicodeError, WatchfilesRustInternalError) as error:
         report(getattr(error, "strerror", None) or str(error))
         return
     has_signal = _request_signal()

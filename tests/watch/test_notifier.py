@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -14,7 +15,7 @@ import psutil
 import pytest
 
 from toy_runtime import until
-from whisperd.folder_changes import STEP_MS
+from whisperd.folder_changes import STEP_MS, report_changes
 from whisperd.tasks import open_task_group
 from whisperd.watch import notifier
 from whisperd.watch.notifier import Changes, Notifier
@@ -163,3 +164,39 @@ def wake_ups(process: psutil.Process) -> int:
     statuses = [path.read_text() for path in Path(f"/proc/{process.pid}/task").glob("*/status")]
     lines = [line for status in statuses for line in status.splitlines()]
     return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches"))
+
+
+class _Internal(Exception):
+    """What the watcher raises if it gets no queue from the kernel."""
+
+
+@pytest.mark.parametrize(
+    ("error", "is_refused"),
+    [
+        (OSError("OS file watch limit reached"), True),
+        (_Internal("Too many open files"), True),
+        (PermissionError("of a private subfolder"), False),
+        (FileNotFoundError("of a subfolder that was deleted meanwhile"), False),
+    ],
+)
+def test_the_system_refuses_to_watch(
+    error: Exception, is_refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Ended(Exception):
+        pass
+
+    def end(*_: object) -> None:
+        raise Ended
+
+    def listen(*arguments: object) -> object:
+        ignores_errors = arguments[-1]
+        if isinstance(error, _Internal) or not ignores_errors:
+            raise error
+        return SimpleNamespace(watch=end)
+
+    watchfiles = SimpleNamespace(RustNotify=listen, WatchfilesRustInternalError=_Internal)
+    monkeypatch.setitem(sys.modules, "watchfiles._rust_notify", watchfiles)  # type: ignore[arg-type]
+    reported: list[object] = []
+    with suppress(Ended):
+        report_changes(["/folder"], True, reported.append)
+    assert reported == [str(error) if is_refused else ""]
