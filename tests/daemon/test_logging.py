@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import logging
 import os
@@ -108,6 +109,37 @@ def test_a_full_disk_only_costs_lines_of_the_log(
     said = capsys.readouterr().err.splitlines()
     assert [line.rpartition(": ")[2] for line in said] == ["one line", "another"]
     assert "another" in (tmp_path / "daemon.log").read_text()
+
+
+@pytest.mark.usefixtures("restored_logging")
+@pytest.mark.parametrize("step", ["close", "rename"])
+def test_a_log_that_cannot_be_rotated_loses_no_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    LogFile(tmp_path / "daemon.log", LogSettings(max_bytes=10_000), level=None, to_terminal=False)
+    (handler,) = (one for one in logging.getLogger("whisperd").handlers if isinstance(one, _PrivateFile))
+    lines = ["x" * 9_000, "y" * 9_000, "last"]
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+
+    if step == "rename":
+        monkeypatch.setattr(os, "rename", refuse)
+    else:
+
+        class Buffered(io.BytesIO):
+            def close(self) -> None:
+                super().close()
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        handler.stream.close()
+        handler.stream = io.TextIOWrapper(Buffered(b" " * 9_000))
+        handler.stream.seek(0, os.SEEK_END)
+        lines = lines[1:]
+    for line in lines:
+        logging.getLogger("whisperd").info(line)
+    text = (tmp_path / "daemon.log").read_text()
+    assert [line.rpartition(": ")[2] for line in text.splitlines()] == lines
 
 
 @pytest.mark.usefixtures("restored_logging")

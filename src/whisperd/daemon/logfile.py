@@ -12,6 +12,7 @@ import logging
 import logging.handlers
 import os
 import sys
+from contextlib import suppress
 from io import TextIOWrapper
 from pathlib import Path
 
@@ -94,8 +95,11 @@ class _PrivateFile(logging.handlers.RotatingFileHandler):
             os.close(before)
 
     def doRollover(self) -> None:
-        """Begin a new log."""
-        super().doRollover()
+        """Begin a new log. If the old one cannot be renamed, it grows: that is better than losing lines."""
+        with suppress(OSError):
+            super().doRollover()
+        if self.stream is None or self.stream.closed:
+            self.stream = self._open()
         if self._for_crashes is not None:
             self.receive_crashes()
 
