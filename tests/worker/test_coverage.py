@@ -189,6 +189,29 @@ def test_a_loop_is_broken_by_splitting() -> None:
     assert len(result.segments) == 4
 
 
+@pytest.mark.parametrize("logprob_of_parts", [-0.5, -1.3])
+def test_a_sampled_text_gives_way_to_a_likelier_one_of_the_parts(logprob_of_parts: float) -> None:
+    class Sampling(Forgetful):
+        def transcribe(self, windows: Sequence[EngineWindow], options: DecodeOptions) -> list[WindowResult]:
+            answers = super().transcribe(windows, options)
+            if windows[0].duration_s < 20:
+                likely = [
+                    msgspec.structs.replace(one, avg_logprob=logprob_of_parts)
+                    for answer in answers
+                    for one in answer.segments
+                ]
+                return [msgspec.structs.replace(answers[0], segments=(one,)) for one in likely]
+            guess = msgspec.structs.replace(
+                segment(0.0, 22.2, f"Put a put {SENTENCE * 3}"), temperature=0.8, avg_logprob=-1.2
+            )
+            return [msgspec.structs.replace(answers[0], segments=(guess,))]
+
+    two = window((0.2, 10.6), (12.0, 22.0), duration_s=22.2)
+    (result,) = transcribe_whole(Sampling().transcribe, [two], DecodeOptions())
+    is_likelier = logprob_of_parts > -1.2
+    assert len(result.segments) == (2 if is_likelier else 1)
+
+
 @pytest.mark.parametrize(
     ("segments", "spoken", "missing"),
     [

@@ -1,4 +1,4 @@
-"""Detects windows whose text cannot be all that was said, and transcribes them again in parts.
+"""Detects windows whose text cannot be all that was said, or was sampled, and transcribes them in parts.
 
 A Whisper model may end its text at the end of a sentence although another speaker continues, or begin it only
 where the last speaker does: the text has a high probability, but half of it is missing. No score of the
@@ -8,6 +8,9 @@ end of what is missing, since the model had skipped to what follows. In speech w
 words, if known, also reveal a missing short sentence and where it begins: the second part then begins with
 it, since a model does not skip the beginning of a window. Times are seconds from the beginning of the window.
 This module is independent of engines: it uses only their protocol.
+
+If a text was sampled, because the likeliest was a guess or a loop, the window is recomputed in two parts,
+too: these seldom need sampling. Here the likelier text wins.
 """
 
 from __future__ import annotations
@@ -77,9 +80,10 @@ def transcribe_whole(
     options: DecodeOptions,
     is_wanted: IsWanted = lambda _window: True,
 ) -> list[WindowResult]:
-    """Transcribe a batch, and again in parts those windows whose text is incomplete; one result per window.
+    """Transcribe a batch, and again in parts those windows whose text is incomplete or was sampled.
 
-    Words that were not requested serve only to find missing speech, and are removed from the results.
+    Returns one result per window. Words that were not requested serve only to find missing speech, and are
+    removed from the results.
     """
     results = [
         _completed(transcribe, window, result, options, MAX_DEPTH) if is_wanted(window) else result
@@ -214,7 +218,8 @@ def _completed(
     missing = find_missing(result.segments, window.spoken)
     exact = is_exact(result.segments, window.spoken)
     is_missing = missing.length_s > (MISSING_WORDS_S if exact else MISSING_S)
-    if not (is_missing or result.is_cut_off or _goes_in_circles(result)):
+    is_sampled = any(one.temperature > options.temperatures[0] for one in result.segments)
+    if not (is_missing or result.is_cut_off or is_sampled or _goes_in_circles(result)):
         return result
     cut_s = cut_at_words(missing, window.duration_s) if exact and is_missing else None
     cut_s = cut_s or best_cut(window.spoken, window.duration_s, missing if is_missing else None)
@@ -229,7 +234,14 @@ def _completed(
     again = _without_echoes(merge(first, second, cut_s))
     again = msgspec.structs.replace(again, language_probability=result.language_probability)
     least_gain = 1.0 if exact else MIN_GAIN_RATIO
-    return again if _is_better(again, result, least_gain) else result
+    is_likelier = is_sampled and not _goes_in_circles(again) and _logprob(again) > _logprob(result)
+    return again if is_likelier or _is_better(again, result, least_gain) else result
+
+
+def _logprob(result: WindowResult) -> float:
+    """Return the mean log probability of its tokens; minus infinity if there are none."""
+    tokens = sum(len(one.tokens) for one in result.segments)
+    return sum(one.avg_logprob * len(one.tokens) for one in result.segments) / tokens if tokens else -math.inf
 
 
 def _goes_in_circles(result: WindowResult) -> bool:
